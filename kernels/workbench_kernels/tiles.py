@@ -1,0 +1,145 @@
+"""Runs and query rows -> tiles. Plain integers: planned once per step, executed in every layer.
+
+A tile is some query rows against one stretch of one run. Rows of different sequences that read the
+same cells share a tile, so the cells are read once for all of them (cascade attention); a stretch is
+cut only where the set of readers changes, where a run ends, and at multiples of ``split`` positions.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+
+class Run(NamedTuple):
+    """Consecutive cells that hold consecutive positions of one sequence."""
+
+    start: int
+    length: int
+
+
+class SliceRows(NamedTuple):
+    """The query rows of one sequence in a step, and the cells they may read.
+
+    ``runs`` cover positions ``0 .. position + num_rows`` in order, the rows' own cells included.
+    """
+
+    first_row: int
+    num_rows: int
+    position: int
+    runs: tuple[Run, ...]
+
+
+@dataclass(frozen=True)
+class Tile:
+    """Query rows against the cells ``start .. start + length``.
+
+    ``rows`` are ``(first_row, num_rows)`` ranges of the ragged batch. ``position`` is that of the
+    first cell. Where ``masked``, a row sees a cell only if the cell's position is at most its own
+    and, under a sliding window, less than ``window`` behind it; otherwise every row sees all.
+    """
+
+    rows: tuple[tuple[int, int], ...]
+    start: int
+    length: int
+    position: int
+    masked: bool
+
+
+@dataclass(frozen=True)
+class TilePlan:
+    """All tiles of one step for one window size (None: full attention).
+
+    ``positions[row]`` is the position of each query row; rows no tile names attend to nothing.
+    ``prepared`` is a backend's own: what it derives from the plan once, for all layers.
+    """
+
+    tiles: tuple[Tile, ...]
+    positions: tuple[int, ...]
+    window: int | None = None
+    prepared: dict[Any, Any] = field(default_factory=dict, compare=False, repr=False)
+
+
+class _Reader(NamedTuple):
+    """One slice's claim on the cells ``start .. end`` of a run; ``position`` is that of ``start``."""
+
+    start: int
+    end: int
+    position: int
+    item: SliceRows
+
+
+def _readers(slices: list[SliceRows], window: int | None) -> list[_Reader]:
+    readers = []
+    for item in slices:
+        first = 0 if window is None else max(0, item.position - window + 1)
+        position = 0
+        for run in item.runs:
+            skip = max(0, first - position)
+            if skip < run.length:
+                start = run.start + skip
+                readers.append(_Reader(start, run.start + run.length, position + skip, item))
+            position += run.length
+        if position != item.position + item.num_rows:
+            msg = f"runs cover {position} positions, rows end at {item.position + item.num_rows}"
+            raise ValueError(msg)
+    return readers
+
+
+def _cuts(readers: list[_Reader], split: int | None) -> list[int]:
+    cuts = set()
+    for start, end, position, _ in readers:
+        cuts.update((start, end))
+        if split is not None:
+            cuts.update(range(start + split - position % split, end, split))
+    return sorted(cuts)
+
+
+def _ranges(items: list[SliceRows]) -> tuple[tuple[int, int], ...]:
+    """Row ranges of some slices, neighbours joined."""
+    out: list[tuple[int, int]] = []
+    for first, num in sorted((s.first_row, s.num_rows) for s in items):
+        if out and out[-1][0] + out[-1][1] == first:
+            out[-1] = (out[-1][0], out[-1][1] + num)
+        else:
+            out.append((first, num))
+    return tuple(out)
+
+
+def plan_tiles(
+    slices: list[SliceRows], *, window: int | None = None, split: int | None = None
+) -> TilePlan:
+    """Plan the attention of one step.
+
+    Args:
+        slices: the step's query rows; their row ranges must tile ``0 .. total`` in order.
+        window: sliding window in positions, or None for full causal attention.
+        split: also cut at multiples of this many positions, which makes the arithmetic of one
+            row independent of who else is in the step. None: cut only where readers change.
+    """
+    positions = tuple(s.position + i for s in slices for i in range(s.num_rows))
+    readers = _readers(slices, window)
+    cuts = _cuts(readers, split)
+    at = {cell: i for i, cell in enumerate(cuts)}
+    by_stretch: dict[int, list[_Reader]] = defaultdict(list)
+    for reader in readers:
+        for i in range(at[reader.start], at[reader.end]):
+            by_stretch[i].append(reader)
+
+    tiles = []
+    for i, here in sorted(by_stretch.items()):
+        start, end = cuts[i], cuts[i + 1]
+        position = here[0].position + start - here[0].start
+        last = position + end - start - 1
+        clear, masked = [], []
+        for reader in here:
+            item = reader.item
+            hidden = last > item.position
+            if window is not None:
+                hidden = hidden or position <= item.position + item.num_rows - 1 - window
+            (masked if hidden else clear).append(item)
+        for items, is_masked in ((clear, False), (masked, True)):
+            if items:
+                tiles.append(Tile(_ranges(items), start, end - start, position, is_masked))
+    return TilePlan(tuple(tiles), positions, window)

@@ -1,0 +1,208 @@
+"""What a question got: text as it comes, timings, and everything needed to recompute it."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import threading
+import time
+from collections.abc import AsyncIterator, Callable, Generator, Iterator, Sequence
+from itertools import islice
+from typing import Any
+
+from workbench.errors import Cancelled
+from workbench.waiting import Completion
+
+
+class Answer(Completion):
+    """An answer, complete or on its way.
+
+    Iterate it (``for`` or ``async for``) for pieces of text as they are decoded; ``result()`` or
+    ``await`` it for the whole; ``cancel()`` keeps what has arrived.
+
+    Attributes:
+        question: the words that were asked.
+        text: the answer so far.
+        choice, probabilities: for a closed question, the likeliest choice and each one's
+            probability (they sum to 1).
+        token_ids, logprobs: the answer's tokens and the model's natural-log probability of each.
+        version, position, row: the session's version, tokens and rows it was computed at.
+        from_flash: whether it is a flash query's fresh answer, handed over without a forward.
+        queue_ms, ttft_ms, total_ms: milliseconds from the ask to the first step, to the first
+            token (TTFT) and to the end.
+        finish_reason: "stop", "length", "choice", "cancelled" or "error"; None while under way.
+        error: why it failed, if it did.
+    """
+
+    def __init__(self, question: str, session_name: str) -> None:
+        super().__init__()
+        self.question = question
+        self.session_name = session_name
+        self.text = ""
+        self.choice: str | None = None
+        self.probabilities: dict[str, float] = {}
+        self.token_ids: list[int] = []
+        self.logprobs: list[float] = []
+        self.version = -1
+        self.position = -1
+        self.row = -1
+        self.from_flash = False
+        self.asked_at = time.perf_counter()
+        self.time = time.time()
+        self.queue_ms = self.ttft_ms = self.total_ms = math.nan
+        self.finish_reason: str | None = None
+        self._context: Sequence[int] = ()
+        self._question_ids: list[int] = []
+        self._new_text = threading.Condition()
+        self._on_cancel: Callable[[], None] | None = None
+        self.cancelled = False
+
+    # What a reader does with it.
+
+    @property
+    def confidence(self) -> float:
+        """0 to 1: the choice's probability, or the geometric mean of the tokens' probabilities."""
+        if self.choice is not None:
+            return self.probabilities[self.choice]
+        if not self.logprobs:
+            return 0.0
+        return math.exp(sum(self.logprobs) / len(self.logprobs))
+
+    @property
+    def input_ids(self) -> list[int]:
+        """Every token the model read for it: the context up to its position, then the question."""
+        return [*islice(self._context, max(self.position, 0)), *self._question_ids]
+
+    def result(self, timeout: float | None = None) -> Answer:
+        """Block until it is complete; an interrupt cancels it and keeps the partial text.
+
+        Raises:
+            TimeoutError: not complete after ``timeout`` seconds; it goes on.
+            WorkbenchError: what went wrong, `Cancelled` included.
+        """
+        try:
+            self.join(timeout)
+        except KeyboardInterrupt:
+            self.cancel()
+            raise
+        return self
+
+    def cancel(self) -> None:
+        """Stop at the next step; ``text`` keeps what has arrived. Safe at any time."""
+        self.cancelled = True
+        if self._on_cancel is not None and not self.done:
+            self._on_cancel()
+
+    def __iter__(self) -> Iterator[str]:
+        sent = 0
+        while True:
+            with self._new_text:
+                self._new_text.wait_for(lambda: self.done or len(self.text) > sent)
+                piece = self.text[sent:]
+            if piece:
+                sent += len(piece)
+                yield piece
+            elif self.done:
+                break
+        if self.error is not None and not isinstance(self.error, Cancelled):
+            raise self.error
+
+    async def __aiter__(self) -> AsyncIterator[str]:
+        sent = 0
+        while True:
+            done = self.done  # read before the text, so that the last piece is not missed
+            piece = self.text[sent:]
+            if piece:
+                sent += len(piece)
+                yield piece
+            elif done:
+                break
+            else:
+                await asyncio.sleep(0.005)
+        if self.error is not None and not isinstance(self.error, Cancelled):
+            raise self.error
+
+    def __await__(self) -> Generator[Any, None, Answer]:
+        return self._result().__await__()
+
+    async def _result(self) -> Answer:
+        try:
+            await self.join_async()
+        except asyncio.CancelledError:
+            self.cancel()
+            raise
+        return self
+
+    def __str__(self) -> str:
+        return self.text
+
+    def __repr__(self) -> str:
+        if not self.done:
+            return f"Answer({self.text!r}, under way)"
+        if self.error is not None:
+            return f"Answer({self.text!r}, {self.finish_reason}: {self.error})"
+        how = "flash" if self.from_flash else f"TTFT {self.ttft_ms:.1f} ms"
+        return (
+            f"Answer({self.text!r}, confidence {self.confidence:.2f}, version {self.version}, "
+            f"{self.position:,} tokens, {how}, total {self.total_ms:.3g} ms)"
+        )
+
+    # What the engine does to it.
+
+    def begin(self, context: Sequence[int], position: int, version: int, row: int) -> None:
+        """Fix the moment it is answered as of."""
+        self._context, self.position, self.version, self.row = context, position, version, row
+        self.queue_ms = self._since_ask()
+
+    def asks_with(self, question_ids: list[int], on_cancel: Callable[[], None]) -> None:
+        """Note the question's own tokens, and how to cancel it."""
+        self._question_ids, self._on_cancel = question_ids, on_cancel
+
+    def add(self, token_id: int, logprob: float) -> None:
+        """One more token."""
+        if not self.token_ids:
+            self.ttft_ms = self._since_ask()
+        self.token_ids.append(token_id)
+        self.logprobs.append(logprob)
+
+    def show(self, text: str) -> None:
+        """The text so far; only ever longer."""
+        with self._new_text:
+            self.text = text
+            self._new_text.notify_all()
+
+    def choose(self, probabilities: dict[str, float], token_ids: list[int], lp: list[float]) -> None:
+        """The outcome of a closed question; ``token_ids`` and ``lp`` are the winner's."""
+        self.ttft_ms = self._since_ask()
+        self.probabilities = probabilities
+        self.choice = max(probabilities, key=lambda c: probabilities[c])
+        self.token_ids, self.logprobs = token_ids, lp
+        self.show(self.choice)
+
+    def end(self, reason: str, error: BaseException | None = None) -> bool:
+        """The last word; false if it had already ended."""
+        if self.done:
+            return False
+        self.finish_reason = reason
+        self.total_ms = self._since_ask()
+        ended = self.finish(error)
+        with self._new_text:
+            self._new_text.notify_all()
+        return ended
+
+    def served(self, asked_at: float) -> Answer:
+        """A finished copy of this flash answer, for an ask made at ``asked_at`` (perf_counter)."""
+        copy = Answer(self.question, self.session_name)
+        copy.text, copy.choice, copy.probabilities = self.text, self.choice, self.probabilities
+        copy.token_ids, copy.logprobs = self.token_ids, self.logprobs
+        copy.version, copy.position, copy.row = self.version, self.position, self.row
+        copy._context, copy._question_ids = self._context, self._question_ids
+        copy.from_flash, copy.finish_reason = True, self.finish_reason
+        copy.asked_at = asked_at
+        copy.queue_ms, copy.ttft_ms = 0.0, copy._since_ask()
+        copy.total_ms = copy.ttft_ms
+        copy.finish()
+        return copy
+
+    def _since_ask(self) -> float:
+        return (time.perf_counter() - self.asked_at) * 1e3

@@ -1,0 +1,1 @@
+"""Which cell holds which token: plain integers, except ``tensors``, which owns the bytes."""

@@ -1,0 +1,42 @@
+"""The bytes behind the cells: one K and one V tensor per attention layer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class LayerShape:
+    """What one attention layer keeps per token, and how it attends."""
+
+    heads: int
+    kv_heads: int
+    k_dim: int
+    v_dim: int
+    window: int | None  # sliding window in positions; None: full attention
+
+    def bytes_per_cell(self, dtype: torch.dtype) -> int:
+        """Bytes of K and V for one token in this layer."""
+        return self.kv_heads * (self.k_dim + self.v_dim) * dtype.itemsize
+
+
+class CellTensors:
+    """K and V of every cell, ``[kv_heads, cells, dim]`` per layer, so that a run is contiguous."""
+
+    def __init__(
+        self, layers: dict[int, LayerShape], num_cells: int, dtype: torch.dtype, device: str
+    ) -> None:
+        def empty(kv_heads: int, dim: int) -> Tensor:
+            return torch.empty(kv_heads, num_cells, dim, dtype=dtype, device=device)
+
+        self.k = {i: empty(shape.kv_heads, shape.k_dim) for i, shape in layers.items()}
+        self.v = {i: empty(shape.kv_heads, shape.v_dim) for i, shape in layers.items()}
+
+    def fill(self, cells: list[int], value: float) -> None:
+        """Overwrite some cells in every layer; tests put NaN where nothing may be read."""
+        index = torch.tensor(cells, dtype=torch.long)
+        for tensor in [*self.k.values(), *self.v.values()]:
+            tensor.index_fill_(1, index.to(tensor.device), value)

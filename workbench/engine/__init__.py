@@ -1,0 +1,1 @@
+"""Runs plans: one thread owns the model, the pool and every sequence."""

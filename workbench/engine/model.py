@@ -1,0 +1,373 @@
+"""Any Hugging Face decoder behind one call; what cannot be computed exactly is refused by name."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from torch import Tensor, nn
+from transformers import AttentionInterface, AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+from workbench.cells.pool import CellPool
+from workbench.cells.sequence import Sequence
+from workbench.cells.tensors import CellTensors, LayerShape
+from workbench.engine.batch import Part, Step
+from workbench.errors import ModelError, UnsupportedModel
+
+ATTENTION = "workbench"
+
+# Layer types whose attention is ours to compute; anything else in `config.layer_types` is refused.
+KNOWN_LAYERS = {"full_attention", "sliding_attention", "dense", "sparse", "moe"}
+
+# Rotary schemes whose angles depend on how long the sequence has become: a cached key would have
+# to be turned again.
+MOVING_ROTARY = {"dynamic", "longrope", "su", "yarn_dynamic"}
+
+# Arguments of an attention layer that change nothing here.
+HARMLESS = {"position_ids", "use_cache", "cache_position", "is_causal", "position_embeddings",
+            "output_attentions", "output_hidden_states", "logits_to_keep", "token_type_ids"}  # fmt: skip
+
+
+def _attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    *,
+    workbench_step: Any = None,
+    sliding_window: int | None = None,
+    softcap: float | None = None,
+    s_aux: Tensor | None = None,
+    **others: Any,
+) -> tuple[Tensor, None]:
+    """What transformers calls in every attention layer; shapes ``[1, heads, tokens, dim]``."""
+    if workbench_step is None:
+        msg = (
+            f"{type(module).__name__} does not pass keyword arguments on to its attention, which "
+            "is how the engine's batch travels; such models cannot be run"
+        )
+        raise UnsupportedModel(msg)
+    if unknown := {k for k, v in others.items() if v is not None} - HARMLESS:
+        msg = (
+            f"{type(module).__name__} calls attention with {', '.join(sorted(unknown))}, which "
+            "the engine cannot compute exactly; use a model without it"
+        )
+        raise UnsupportedModel(msg)
+    out = workbench_step.attend(
+        module.layer_idx,
+        query[0].transpose(0, 1),
+        key[0].transpose(0, 1),
+        value[0].transpose(0, 1),
+        scale=query.shape[-1] ** -0.5 if scaling is None else float(scaling),
+        window=sliding_window,
+        softcap=softcap,
+        sinks=s_aux,
+    )
+    return out[None], None
+
+
+AttentionInterface.register(ATTENTION, _attention)
+
+
+class _Survey:
+    """Stands in for a step once, to learn what each attention layer keeps."""
+
+    def __init__(self) -> None:
+        self.layers: dict[int, LayerShape] = {}
+
+    def attend(
+        self, layer: int, q: Tensor, k: Tensor, v: Tensor, *, window: int | None, **_: Any
+    ) -> Tensor:
+        if layer in self.layers:
+            msg = f"layer {layer} attends twice in one forward; such models cannot be run"
+            raise UnsupportedModel(msg)
+        if q.shape[1] % k.shape[1]:
+            msg = f"layer {layer} has {q.shape[1]} heads over {k.shape[1]} KV heads; not a multiple"
+            raise UnsupportedModel(msg)
+        self.layers[layer] = LayerShape(q.shape[1], k.shape[1], k.shape[2], v.shape[2], window)
+        return torch.zeros(*q.shape[:2], v.shape[2], dtype=q.dtype, device=q.device)
+
+
+class Decoder:
+    """A causal language model that runs ragged steps over the pool's cells.
+
+    Attributes:
+        model: the transformers model, in evaluation mode.
+        layers: what each attention layer keeps per token.
+        max_positions: the most positions the model is made for.
+    """
+
+    def __init__(self, model: nn.Module, name: str) -> None:
+        self.name = name
+        self.model = model.eval()
+        self.config = model.config.get_text_config(decoder=True)
+        self.device = str(model.device)
+        self.dtype: torch.dtype = model.dtype
+        self.max_positions: int = getattr(self.config, "max_position_embeddings", None) or 2**31
+        self.layers = self._survey()
+        self._prove()
+
+    @property
+    def bytes_per_cell(self) -> int:
+        """Bytes of K and V per token, over all layers."""
+        return sum(shape.bytes_per_cell(self.dtype) for shape in self.layers.values())
+
+    @property
+    def vocab_size(self) -> int:
+        """How many token ids there are."""
+        return int(self.config.vocab_size)
+
+    def forward(self, step: Any) -> Tensor:
+        """Run one step; returns float32 logits ``[kept, vocab]``.
+
+        ``step`` carries ids, positions and the rows to keep, and computes the attention.
+        """
+        with torch.inference_mode():
+            keep = step.keep if len(step.keep) else step.keep.new_zeros(1)
+            out = self.model(
+                input_ids=step.ids,
+                position_ids=step.positions,
+                use_cache=False,
+                logits_to_keep=keep,
+                workbench_step=step,
+            )
+            return out.logits[0, : len(step.keep)].float()
+
+    def _survey(self) -> dict[int, LayerShape]:
+        _refuse_by_config(self.config)
+        survey = _Survey()
+        ids = torch.zeros(1, 2, dtype=torch.long, device=self.device)
+        positions = torch.arange(2, device=self.device)[None]
+        with torch.inference_mode(), _refusals(self.name):
+            self.model(
+                input_ids=ids, position_ids=positions, use_cache=False, workbench_step=survey
+            )
+        expected = int(self.config.num_hidden_layers)
+        if len(survey.layers) != expected:
+            missing = sorted(set(range(expected)) - set(survey.layers))
+            msg = (
+                f"{self.name}: {len(survey.layers)} of {expected} layers use attention (layers "
+                f"{missing[:8]} do not); a model that keeps other state cannot be branched, use a "
+                "pure attention model"
+            )
+            raise UnsupportedModel(msg)
+        return survey.layers
+
+    def _prove(self) -> None:
+        """Compare a chunked, branched run with the model's own attention, once, on a few tokens.
+
+        Whatever the checks by name did not foresee (state outside attention, masks of its own)
+        shows here as a difference.
+        """
+        generator = torch.Generator().manual_seed(0)
+        num = 24
+        ids = torch.randint(0, self.vocab_size, (num,), generator=generator).tolist()
+        pool = CellPool(2 * num)
+        cells = CellTensors(self.layers, 2 * num, self.dtype, self.device)
+        trunk = Sequence(pool)
+        trunk.grow(num)
+        got = []
+        for start, end in ((0, 7), (7, 8), (8, 15)):
+            step = Step.of([Part(trunk, start, ids[start:end], range(end - start))], cells,
+                           self.device)  # fmt: skip
+            got.append(self.forward(step))
+        branch = trunk.branch(15)
+        branch.grow(num - 15)
+        last = Part(branch, 15, ids[15:], range(num - 15))
+        got.append(self.forward(Step.of([last], cells, self.device)))
+        with _plain_attention(self.model), torch.inference_mode():
+            want = self.model(
+                input_ids=torch.tensor([ids], device=self.device), use_cache=False
+            ).logits[0].float()
+        error = (torch.cat(got) - want).abs().max().item()
+        spread = want.std().item()
+        # The same sums in another order: a few units in the last place per layer, of values the
+        # size of the logits' spread. State that the cells do not hold is off by the spread itself.
+        bound = max(1e-6, spread) * math.sqrt(len(self.layers)) * 16 * torch.finfo(self.dtype).eps
+        bound = max(bound, 0.05 * spread if self.dtype.itemsize == 2 else 1e-3 * spread)
+        if not error <= bound:
+            msg = (
+                f"{self.name}: logits of a chunked run differ from the model's own by {error:.3g} "
+                f"(bound {bound:.3g}); {type(self.model).__name__} must mask or keep state in a "
+                "way the engine does not know, and will not be run"
+            )
+            raise UnsupportedModel(msg)
+
+
+@contextlib.contextmanager
+def _plain_attention(model: nn.Module) -> Iterator[None]:
+    """The model with transformers' own eager attention, for comparison."""
+    model.set_attn_implementation("eager")
+    try:
+        yield
+    finally:
+        model.set_attn_implementation(ATTENTION)
+
+
+@contextlib.contextmanager
+def _refusals(name: str) -> Iterator[None]:
+    """Turn whatever a model does with our arguments into one clear refusal."""
+    try:
+        yield
+    except UnsupportedModel as error:
+        msg = f"{name}: {error}"
+        raise UnsupportedModel(msg) from None
+    except (TypeError, AttributeError, KeyError, RuntimeError, ValueError) as error:
+        msg = f"{name}: its forward pass does not take the engine's batch ({error})"
+        raise UnsupportedModel(msg) from error
+
+
+def _refuse_by_config(config: Any) -> None:
+    name = config.model_type
+    if getattr(config, "is_encoder_decoder", False):
+        msg = f"{name} is an encoder-decoder; use a decoder-only model"
+        raise UnsupportedModel(msg)
+    if not getattr(config, "is_causal", True) or getattr(config, "use_bidirectional_attention", None):
+        msg = f"{name} attends in both directions; use a causal model"
+        raise UnsupportedModel(msg)
+    if unknown := set(getattr(config, "layer_types", None) or ()) - KNOWN_LAYERS:
+        msg = (
+            f"{name} has {', '.join(sorted(unknown))} layers, whose state the cells cannot hold; "
+            "use a model of full or sliding attention"
+        )
+        raise UnsupportedModel(msg)
+    if moving := _rotary_types(config) & MOVING_ROTARY:
+        msg = (
+            f"{name} has {', '.join(sorted(moving))} rotary embeddings, which turn old keys as the "
+            "context grows; use a model with default, linear, yarn or llama3 scaling"
+        )
+        raise UnsupportedModel(msg)
+
+
+def _rotary_types(config: Any) -> set[str]:
+    found: set[str] = set()
+
+    def walk(value: Any) -> None:
+        if isinstance(value, dict):
+            for key in ("rope_type", "type"):
+                if isinstance(value.get(key), str):
+                    found.add(value[key])
+            for inner in value.values():
+                walk(inner)
+
+    walk(getattr(config, "rope_parameters", None))
+    walk(getattr(config, "rope_scaling", None))
+    return found
+
+
+def auto_device(device: str) -> str:
+    """``auto``: CPU, the one device whose kernels are built in today."""
+    if device not in ("auto", "cpu"):
+        msg = f"device {device!r} is not supported yet; expected 'auto' or 'cpu'"
+        raise ModelError(msg)
+    return "cpu"
+
+
+def auto_dtype(dtype: str | torch.dtype) -> torch.dtype:
+    """``auto``: bfloat16 where the CPU multiplies it in hardware, else float32."""
+    if isinstance(dtype, torch.dtype):
+        return dtype
+    if dtype == "auto":
+        has_bf16 = bool(torch.ops.mkldnn._is_mkldnn_bf16_supported()) and _native_bf16()
+        return torch.bfloat16 if has_bf16 else torch.float32
+    names = {"bfloat16": torch.bfloat16, "float32": torch.float32}
+    if dtype not in names:
+        msg = f"dtype {dtype!r} is unknown; expected 'auto', {', '.join(map(repr, names))}"
+        raise ModelError(msg)
+    return names[dtype]
+
+
+def _native_bf16() -> bool:
+    if torch.backends.cpu.get_cpu_capability().startswith("AVX"):
+        flags = Path("/proc/cpuinfo")
+        text = flags.read_text() if flags.exists() else ""
+        return "avx512_bf16" in text or "amx_bf16" in text
+    return False
+
+
+def load(
+    source: str | Path | tuple[Any, Any], dtype: str | torch.dtype, device: str
+) -> tuple[Decoder, Any]:
+    """Load a decoder and its tokenizer.
+
+    Args:
+        source: a Hugging Face id, a folder written by ``save_pretrained``, or a
+            ``(model, tokenizer)`` pair that is already loaded.
+        dtype: "auto", "bfloat16", "float32" or a torch dtype.
+        device: "auto" or "cpu".
+
+    Raises:
+        ModelError: it cannot be found or read; UnsupportedModel: it cannot be run exactly.
+    """
+    device = auto_device(device)
+    if isinstance(source, tuple):
+        model, tokenizer = source
+        model.set_attn_implementation(ATTENTION)
+        return Decoder(model, model.config.name_or_path or type(model).__name__), tokenizer
+    name = str(source)
+    if (folder := Path(name)).is_dir():
+        name = folder.name
+        if not (folder / "config.json").exists():
+            msg = f"model folder {folder} has no config.json; expected one from save_pretrained"
+            raise ModelError(msg)
+    try:
+        config = AutoConfig.from_pretrained(source)
+    except (OSError, ValueError) as error:
+        msg = f"model {str(source)!r} cannot be loaded: {_first_line(error)}"
+        raise ModelError(msg) from error
+    _refuse_by_config(config.get_text_config(decoder=True))
+    tokenizer = _load_tokenizer(source)
+    try:
+        with _quiet_loading():
+            model = AutoModelForCausalLM.from_pretrained(
+                source, dtype=auto_dtype(dtype), attn_implementation=ATTENTION
+            )
+    except (OSError, ValueError, KeyError) as error:
+        if isinstance(error, ValueError) and ATTENTION in str(error):
+            msg = f"{name}: {config.model_type} does not use transformers' attention interface"
+            raise UnsupportedModel(msg) from error
+        msg = f"model {str(source)!r} cannot be loaded: {_first_line(error)}"
+        raise ModelError(msg) from error
+    return Decoder(model.to(device), name), tokenizer
+
+
+def _load_tokenizer(source: str | Path) -> Any:
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(source)
+    except Exception as error:  # every tokenizer family raises its own kind
+        msg = (
+            f"model {str(source)!r} has no tokenizer that loads ({_first_line(error)}); put "
+            "tokenizer.json and tokenizer_config.json beside its config.json"
+        )
+        raise ModelError(msg) from error
+    if not getattr(tokenizer, "is_fast", False) or len(tokenizer) == 0:
+        msg = (
+            f"model {str(source)!r} has no fast tokenizer; put a tokenizer.json beside its "
+            "config.json"
+        )
+        raise ModelError(msg)
+    return tokenizer
+
+
+@contextlib.contextmanager
+def _quiet_loading() -> Iterator[None]:
+    """Hugging Face's weight-loading bar is noise for a model of a few megabytes."""
+    shown = transformers.utils.logging.is_progress_bar_enabled()
+    transformers.utils.logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            transformers.utils.logging.enable_progress_bar()
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

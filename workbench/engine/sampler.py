@@ -1,0 +1,96 @@
+"""From logits to a token, or to the probabilities of a few fixed answers."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from workbench.errors import QuestionError
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How an answer's tokens are picked.
+
+    Attributes:
+        max_tokens: the most tokens an answer may have.
+        stop: texts that end it, themselves left out.
+        temperature: 0 is greedy.
+        top_p: keep the likeliest tokens that together reach this probability.
+        seed: makes sampling repeatable; None draws a fresh one.
+    """
+
+    max_tokens: int = 32
+    stop: tuple[str, ...] = ()
+    temperature: float = 0.0
+    top_p: float = 1.0
+    seed: int | None = None
+
+    def __post_init__(self) -> None:
+        def expect(ok: bool, name: str, what: str) -> None:
+            if not ok:
+                msg = f"{name}={getattr(self, name)!r}: expected {what}"
+                raise QuestionError(msg)
+
+        whole = isinstance(self.max_tokens, int) and not isinstance(self.max_tokens, bool)
+        expect(whole and self.max_tokens >= 1, "max_tokens", "a whole number of at least 1")
+        expect(all(isinstance(s, str) and s for s in self.stop), "stop", "non-empty texts")
+        expect(0 <= self.temperature < math.inf, "temperature", "a number of at least 0")
+        expect(0 < self.top_p <= 1, "top_p", "a number in (0, 1]")
+        expect(self.seed is None or isinstance(self.seed, int), "seed", "a whole number or None")
+
+
+class Sampler:
+    """One answer's stream of tokens."""
+
+    def __init__(self, sampling: Sampling) -> None:
+        self._sampling = sampling
+        self._generator: torch.Generator | None = None
+        if sampling.temperature > 0:
+            self._generator = torch.Generator()
+            if sampling.seed is None:
+                self._generator.seed()
+            else:
+                self._generator.manual_seed(sampling.seed)
+
+    def pick(self, logits: Tensor) -> tuple[int, float]:
+        """A token id and the model's own natural-log probability of it; logits ``[vocab]``."""
+        logprobs = torch.log_softmax(logits, dim=-1)
+        if self._generator is None:
+            token = int(logits.argmax())
+        else:
+            weights = torch.softmax(logits / self._sampling.temperature, dim=-1)
+            if self._sampling.top_p < 1:
+                ordered, order = weights.sort(descending=True)
+                # A token stays if those before it have not reached top_p yet.
+                beyond = ordered.cumsum(0) - ordered >= self._sampling.top_p
+                weights[order[beyond]] = 0
+            token = int(torch.multinomial(weights, 1, generator=self._generator))
+        return token, float(logprobs[token])
+
+
+def score_choices(
+    last: Tensor, rows: list[Tensor], choices: list[list[int]]
+) -> tuple[list[float], list[list[float]]]:
+    """Probabilities of closed answers, from one forward over all of them.
+
+    Args:
+        last: logits ``[vocab]`` after the question: they score each choice's first token.
+        rows: per choice, logits ``[len - 1, vocab]`` after each of its tokens but the last.
+        choices: the token ids of each choice.
+
+    Returns:
+        Per choice its probability among the choices (softmax of the summed log-probabilities),
+        and the natural-log probabilities of its tokens.
+    """
+    first = torch.log_softmax(last, dim=-1)
+    logprobs = []
+    for ids, logits in zip(choices, rows, strict=True):
+        later = torch.log_softmax(logits, dim=-1)
+        after = [float(later[i, token]) for i, token in enumerate(ids[1:])]
+        logprobs.append([float(first[ids[0]]), *after])
+    totals = torch.tensor([sum(lp) for lp in logprobs], dtype=torch.float64)
+    return torch.softmax(totals, dim=0).tolist(), logprobs

@@ -1,0 +1,132 @@
+"""Text to ids and back: the session's head, its rows, a question and its end."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+from workbench.errors import QuestionError, RowError
+
+# Stands for the caller's words while a chat template is rendered; no template changes it.
+_PROMPT, _DATA = "\u2039workbench-prompt\u203a", "\u2039workbench-data\u203a"
+
+
+class Tokens:
+    """A tokenizer, split at the places where the engine joins text.
+
+    A session reads ``head(prompt)`` and then its rows; a question's branch reads
+    ``question(words)``. With a chat template the rows sit in one open user turn, and a question
+    ends that turn and opens the reply. Only the template's own text is parsed for special tokens:
+    what looks like one inside a prompt, a row or a question is plain text.
+    """
+
+    def __init__(self, tokenizer: Any, eos_ids: list[int]) -> None:
+        self.tokenizer = tokenizer
+        self._plain = copy.deepcopy(tokenizer)
+        self._plain.backend_tokenizer.encode_special_tokens = True
+        self.eos_ids = frozenset(eos_ids)
+        self._tail = self._split_template(with_prompt=False)[-1]
+
+    def head(self, prompt: str | None) -> list[int]:
+        """The ids a session begins with, before any row."""
+        *texts, _ = self._split_template(with_prompt=prompt is not None)
+        if len(texts) == 1 or prompt is None:
+            return self._parse(texts[0])
+        return [*self._parse(texts[0]), *self.data(prompt), *self._parse(texts[1])]
+
+    def data(self, text: str) -> list[int]:
+        """Ids of text that comes from outside; nothing in it is a special token.
+
+        Raises:
+            RowError: it is not valid Unicode.
+        """
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            msg = f"text is not valid Unicode ({error.reason}); decode it with errors='replace'"
+            raise RowError(msg) from error
+        return list(self._plain(text, add_special_tokens=False)["input_ids"])
+
+    def question(self, words: str) -> list[int]:
+        """Ids of a question with the end of its turn and the opening of the reply."""
+        if not words.strip():
+            msg = "the question is empty; expected some words"
+            raise QuestionError(msg)
+        return [*self.data(words), *self._parse(self._tail)]
+
+    def choice(self, text: str) -> list[int]:
+        """Ids of one closed answer, as it would follow the question."""
+        ids = self.data(text) if isinstance(text, str) else []
+        if not ids:
+            msg = f"choice {text!r} has no tokens; expected a non-empty text"
+            raise QuestionError(msg)
+        return ids
+
+    def text(self, ids: list[int]) -> str:
+        """Ids back to text, without special tokens."""
+        return str(self.tokenizer.decode(ids, skip_special_tokens=True))
+
+    def _parse(self, text: str) -> list[int]:
+        return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    def _split_template(self, *, with_prompt: bool) -> list[str]:
+        """The template's own text: around the prompt if there is one, and around the data."""
+        if not getattr(self.tokenizer, "chat_template", None):
+            first = self.tokenizer("x")["input_ids"][0]
+            bos = self.tokenizer.bos_token if first == self.tokenizer.bos_token_id else ""
+            return [bos or "", "\n", "\n"] if with_prompt else [bos or "", "\n"]
+        user = {"role": "user", "content": _DATA}
+        system = {"role": "system", "content": _PROMPT}
+        text = None
+        if with_prompt:
+            try:
+                text = self._render([system, user])
+            except Exception:  # templates raise what they like when they have no system role
+                text = None
+            if text is None or _PROMPT not in text:
+                text = self._render([{"role": "user", "content": f"{_PROMPT}\n{_DATA}"}])
+            before, text = text.split(_PROMPT, 1)
+            return [before, *text.split(_DATA, 1)]
+        return self._render([user]).split(_DATA, 1)
+
+    def _render(self, messages: list[dict[str, str]]) -> str:
+        return str(
+            self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        )
+
+
+class TextStream:
+    """Ids arriving one by one -> text that never splits a character and ends at a stop string."""
+
+    def __init__(self, tokens: Tokens, stop: tuple[str, ...] = ()) -> None:
+        self._tokens = tokens
+        self._stop = stop
+        self._ids: list[int] = []
+        self.text = ""  # what may be shown
+        self.stopped = False
+
+    def add(self, token_id: int) -> None:
+        """Take one more id."""
+        self._ids.append(token_id)
+        whole = self._tokens.text(self._ids)
+        ends = [i for s in self._stop if (i := whole.find(s)) >= 0]
+        if ends:
+            self.text, self.stopped = whole[: min(ends)], True
+            return
+        shown = whole
+        while shown.endswith("\ufffd"):  # an unfinished character
+            shown = shown[:-1]
+        hold = max((_overlap(shown, s) for s in self._stop), default=0)
+        shown = shown[: len(shown) - hold]
+        if len(shown) > len(self.text):
+            self.text = shown
+
+    def flush(self) -> None:
+        """Nothing more comes: show what was held back."""
+        if not self.stopped:
+            self.text = self._tokens.text(self._ids)
+
+
+def _overlap(text: str, stop: str) -> int:
+    """Length of the longest end of ``text`` that begins ``stop``."""
+    return next((n for n in range(min(len(stop) - 1, len(text)), 0, -1) if text.endswith(stop[:n])), 0)

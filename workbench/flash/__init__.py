@@ -1,0 +1,1 @@
+"""Standing questions, answered again after every new version, before anyone asks."""

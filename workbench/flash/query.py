@@ -1,0 +1,150 @@
+"""One flash query: what is asked, the latest answer, and all the earlier ones."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from workbench.answer import Answer
+from workbench.engine.sampler import Sampling
+from workbench.engine.work import Ingest
+
+if TYPE_CHECKING:
+    import polars as pl
+
+    from workbench.flash.board import FlashBoard
+
+HISTORY = 10_000  # answers kept per query
+
+
+class FlashQuery:
+    """A standing question over one session.
+
+    Attributes:
+        name, question, choices: what was registered.
+        answer: the latest complete `Answer`, or None before the first.
+        evaluations, dropped: how many evaluations ended, and how many were given up since newer
+            data had come.
+        error: why the latest evaluation failed, if it did; the next version tries again.
+        paused: whether it is left alone.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        session: Ingest,
+        board: FlashBoard,
+        question: str,
+        question_ids: list[int],
+        choices: tuple[str, ...],
+        choice_ids: list[list[int]],
+        sampling: Sampling,
+        on_change: Callable[[FlashQuery], Any] | None,
+    ) -> None:
+        self.name = name
+        self.question = question
+        self.choices = choices
+        self.answer: Answer | None = None
+        self.evaluations = 0
+        self.dropped = 0
+        self.error: BaseException | None = None
+        self.paused = False
+        self.removed = False
+        self.on_change = on_change
+        self.question_ids, self.choice_ids, self.sampling = question_ids, choice_ids, sampling
+        self.session = session
+        self._board = board
+        self._answers: deque[Answer] = deque(maxlen=HISTORY)
+
+    @property
+    def version(self) -> int:
+        """The version the latest answer is as of; -1 before the first."""
+        return self.answer.version if self.answer is not None else -1
+
+    @property
+    def age(self) -> int:
+        """How many ticks the latest answer is behind the session."""
+        return self.session.now.version - max(self.version, 0)
+
+    @property
+    def is_fresh(self) -> bool:
+        """Whether the latest answer is as of the session's newest version."""
+        return self.answer is not None and self.version == self.session.now.version
+
+    @property
+    def answers(self) -> list[Answer]:
+        """The answers so far, oldest first (the last 10,000)."""
+        return list(self._answers)
+
+    @property
+    def history(self) -> pl.DataFrame:
+        """One row per answer: version, position, row, text, choice, confidence, total_ms, time.
+
+        ``time`` is UTC. A closed question adds one probability column ``p_<choice>`` each.
+        """
+        import polars as pl
+
+        schema: dict[str, Any] = {
+            "version": pl.Int64, "position": pl.Int64, "row": pl.Int64, "text": pl.String,
+            "choice": pl.String, "confidence": pl.Float64, "total_ms": pl.Float64,
+        }  # fmt: skip
+        rows = self.answers
+        columns: dict[str, list[Any]] = {
+            name: [getattr(answer, name) for answer in rows] for name in schema
+        }
+        schema["time"] = pl.Float64
+        columns["time"] = [answer.time for answer in rows]
+        for choice in self.choices:
+            schema[f"p_{choice}"] = pl.Float64
+            columns[f"p_{choice}"] = [answer.probabilities[choice] for answer in rows]
+        frame = pl.DataFrame(columns, schema=schema)
+        return frame.with_columns(
+            pl.from_epoch((pl.col("time") * 1e6).cast(pl.Int64), time_unit="us")
+        )
+
+    def matches(self, question: str, choices: tuple[str, ...], sampling: Sampling) -> bool:
+        """Whether an ask with these options would get just this query's latest answer."""
+        if self.answer is None or question != self.question or choices != self.choices:
+            return False
+        if choices:
+            return True
+        if sampling.temperature > 0 or sampling.stop != self.sampling.stop:
+            return False
+        if sampling.max_tokens == self.sampling.max_tokens:
+            return True
+        # An answer that ended by itself does not depend on how much longer it might have been.
+        ended = self.answer.finish_reason == "stop"
+        return ended and len(self.answer.token_ids) <= sampling.max_tokens
+
+    def pause(self) -> None:
+        """Stop evaluating it; the latest answer stays and ages."""
+        self.paused = True
+
+    def resume(self) -> None:
+        """Evaluate it again, now and after every version."""
+        self.paused = False
+        self._board.refresh_soon(self)
+
+    def remove(self) -> None:
+        """Forget it; the object keeps its history."""
+        self.removed = True
+        self._board.remove(self)
+
+    def record(self, answer: Answer) -> bool:
+        """Take a complete answer; true if its text is another than the one before."""
+        changed = self.answer is None or self.answer.text != answer.text
+        self.answer = answer
+        self._answers.append(answer)
+        self.evaluations += 1
+        self.error = None
+        return changed
+
+    def __repr__(self) -> str:
+        if self.answer is None:
+            return f"FlashQuery({self.question!r}, no answer yet)"
+        behind = "fresh" if self.is_fresh else f"{self.age} ticks old"
+        return (
+            f"FlashQuery({self.question!r}: {self.answer.text!r}, "
+            f"confidence {self.answer.confidence:.2f}, {behind})"
+        )

@@ -1,0 +1,260 @@
+"""The engine as people hold it: a model, and sessions by name."""
+
+from __future__ import annotations
+
+import os
+import threading
+import weakref
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from workbench.engine.engine import StepEngine
+from workbench.engine.model import load
+from workbench.engine.tokens import Tokens
+from workbench.engine.work import Ingest
+from workbench.errors import CellsExhausted, SessionExists, SessionNotFound, WorkbenchError
+from workbench.events import SessionOpened
+from workbench.flash.board import FlashBoard
+from workbench.metrics import EngineStats, Metrics, percentile
+from workbench.scheduler.scheduler import StepLimits
+from workbench.session import Session
+from workbench.streams.render import schema_for
+from workbench.tape import weights_path
+from workbench.tick import OnFull
+
+DEFAULT_CELLS = 65_536
+DEFAULT_BUDGET = 16_384
+MEMORY_SHARE = 0.5  # of what is available, for the pool, where `cells` is not given
+
+_current: weakref.ref[Engine] | None = None
+
+
+class Engine(StepEngine):
+    """A model held in memory, and the sessions that share it.
+
+    Args:
+        model: None for the embedded default, a Hugging Face id, a folder written by
+            ``save_pretrained``, or a loaded ``(model, tokenizer)`` pair.
+        cells: size of the pool in tokens; None takes 65,536, or what half of the available memory
+            holds if that is less.
+        dtype: "auto" (bfloat16 where the CPU multiplies it in hardware, else float32),
+            "bfloat16", "float32".
+        device: "auto" or "cpu".
+        threads: CPU threads of torch, for the whole process; None leaves them as they are.
+        watermark: cells kept for questions; None takes an eighth of the pool.
+        limits: sizes of a step, in tokens.
+        start: run the engine thread; tests turn it off and call ``step`` themselves.
+
+    Raises:
+        ModelError, UnsupportedModel: the model cannot be loaded, or not be run exactly.
+        CellsExhausted: the pool does not fit in memory.
+    """
+
+    def __init__(
+        self,
+        model: str | Path | tuple[Any, Any] | None = None,
+        *,
+        cells: int | None = None,
+        dtype: str | torch.dtype = "auto",
+        device: str = "auto",
+        threads: int | None = None,
+        watermark: int | None = None,
+        limits: StepLimits | None = None,
+        start: bool = True,
+    ) -> None:
+        global _current
+        if threads is not None:
+            torch.set_num_threads(threads)
+        decoder, tokenizer = load(weights_path() if model is None else model, dtype, device)
+        if model is None:
+            decoder.name = "tape"
+        num_cells = _pool_size(cells, decoder.bytes_per_cell)
+        kept = max(num_cells // 8, min(512, num_cells // 2)) if watermark is None else watermark
+        if not 0 < kept < num_cells:
+            msg = f"watermark={watermark}: expected 1 to {num_cells - 1:,} cells"
+            raise CellsExhausted(msg)
+        self._sessions: dict[str, Session] = {}
+        self._push_locks: dict[Ingest, threading.Lock] = {}
+        tokens = Tokens(tokenizer, _eos_ids(decoder.model, tokenizer))
+        super().__init__(decoder, tokens, num_cells=num_cells, watermark=kept, limits=limits,
+                         start=start)  # fmt: skip
+        self.board = FlashBoard(self)
+        self._metrics = Metrics()
+        self.events.subscribe(self._metrics.take)
+        _current = weakref.ref(self)
+
+    def open(
+        self,
+        name: str,
+        *,
+        prompt: str | None = None,
+        schema: str | None = None,
+        cells: int | None = None,
+        on_full: OnFull = "block",
+        max_pending: int = 4096,
+    ) -> Session:
+        """Open a session: its cells are promised to it until it is closed.
+
+        Args:
+            name: how it is called; one open session per name.
+            prompt: what the model reads before any row (the system turn of a chat template).
+            schema: how rows read, such as "ohlcv"; None writes ``column=value``.
+            cells: its budget in tokens; None takes 16,384, or less if the model or the pool has
+                less.
+            on_full: what ``push`` does when ``max_pending`` rows wait: "block", "raise" or
+                "drop_oldest".
+            max_pending: rows that may wait.
+
+        Raises:
+            SessionExists, CellsExhausted, WorkbenchError: with the numbers; nothing is opened.
+        """
+        if not isinstance(name, str) or not name.strip() or any(c.isspace() for c in name):
+            msg = f"session name {name!r}: expected a text without spaces"
+            raise WorkbenchError(msg)
+        if name in self._sessions:
+            msg = f"session {name!r} is open; use engine.session({name!r}), or close it first"
+            raise SessionExists(msg)
+        if on_full not in ("block", "raise", "drop_oldest"):
+            msg = f"on_full={on_full!r}: expected 'block', 'raise' or 'drop_oldest'"
+            raise WorkbenchError(msg)
+        if max_pending < 1:
+            msg = f"max_pending={max_pending}: expected at least 1 row"
+            raise WorkbenchError(msg)
+        columns = schema_for(schema)
+        head = self.tokens.head(prompt)
+        most = self.decoder.max_positions
+        budget = cells
+        if budget is None:
+            budget = min(DEFAULT_BUDGET, most, max(1, (self.pool.num_cells - self.watermark) // 2))
+        if not len(head) < budget <= most:
+            msg = (
+                f"session {name!r} wants {budget:,} cells; expected more than the {len(head):,} "
+                f"its prompt takes and at most the {most:,} positions of the model"
+            )
+            raise CellsExhausted(msg)
+        ingest = self.call(lambda: self.add_session(name, budget, head, max_pending, on_full))
+        session = Session(self, ingest, prompt, columns)
+        self._sessions[name] = session
+        self.events.emit(SessionOpened(session=name, budget=budget))
+        self.wake()
+        return session
+
+    def session(self, name: str) -> Session:
+        """The open session of this name.
+
+        Raises:
+            SessionNotFound: there is none.
+        """
+        if name not in self._sessions:
+            names = ", ".join(map(repr, self._sessions)) or "none"
+            msg = f"no session {name!r} is open (open: {names}); open it with engine.open({name!r})"
+            raise SessionNotFound(msg)
+        return self._sessions[name]
+
+    @property
+    def sessions(self) -> dict[str, Session]:
+        """The open sessions by name."""
+        return dict(self._sessions)
+
+    @property
+    def model_name(self) -> str:
+        """What the model is called."""
+        return self.decoder.name
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The type the model computes in, and the cells hold."""
+        return self.decoder.dtype
+
+    @property
+    def device(self) -> str:
+        """Where the model runs."""
+        return self.decoder.device
+
+    @property
+    def num_cells(self) -> int:
+        """Size of the pool."""
+        return self.pool.num_cells
+
+    @property
+    def tokenizer(self) -> Any:
+        """The model's tokenizer."""
+        return self.tokens.tokenizer
+
+    def stats(self) -> EngineStats:
+        """What the engine holds and has done, as of now."""
+        seen = self._metrics
+        ttft, lag = list(seen.ttft_ms), list(seen.lag_s)
+        return EngineStats(
+            model=self.model_name, dtype=str(self.dtype).removeprefix("torch."),
+            device=self.device, num_cells=self.num_cells, free_cells=self.pool.num_free,
+            promised_cells={name: s.budget for name, s in self.sessions.items()},
+            kv_bytes=self.num_cells * self.decoder.bytes_per_cell, steps=seen.steps,
+            ingested_tokens=seen.ingested_tokens, ticks=seen.ticks,
+            dropped_rows=seen.dropped_rows, answers=seen.answers, flash_hits=seen.flash_hits,
+            flash_evaluations=seen.flash_evaluations, ttft_ms_p50=percentile(ttft, 0.5),
+            ttft_ms_p95=percentile(ttft, 0.95), lag_s_p50=percentile(lag, 0.5),
+            lag_s_p95=percentile(lag, 0.95),
+        )  # fmt: skip
+
+    def push_lock(self, ingest: Ingest) -> threading.Lock:
+        """Orders the pushes of one session, so that what is checked is what is queued."""
+        return self._push_locks.setdefault(ingest, threading.Lock())
+
+    def forget(self, session: Session) -> None:
+        """A session was closed: its name is free."""
+        if self._sessions.get(session.name) is session:
+            del self._sessions[session.name]
+        self._push_locks.pop(session.ingest, None)
+
+    def close(self, reason: str = "the engine was closed; open a new one with wb.Engine()") -> None:
+        """Close every session and stop the engine thread."""
+        super().close(reason)
+        self.board.close()
+        self._sessions.clear()
+
+    def __enter__(self) -> Engine:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        if self.closed:
+            return f"Engine({self.model_name!r}, closed)"
+        dtype = str(self.dtype).removeprefix("torch.")
+        return (
+            f"Engine({self.model_name!r}, {dtype} on {self.device}, {len(self._sessions)} sessions, "
+            f"{self.pool.num_free:,} of {self.num_cells:,} cells free)"
+        )
+
+
+def current_engine() -> Engine | None:
+    """The engine opened last in this process, if it is still open."""
+    engine = _current() if _current is not None else None
+    return engine if engine is not None and not engine.closed else None
+
+
+def _eos_ids(model: Any, tokenizer: Any) -> list[int]:
+    ids: set[int] = set()
+    generation = getattr(model, "generation_config", None)
+    for owner in (generation, model.config, tokenizer):
+        value = getattr(owner, "eos_token_id", None)
+        ids.update([value] if isinstance(value, int) else value or ())
+    return sorted(ids)
+
+
+def _pool_size(cells: int | None, bytes_per_cell: int) -> int:
+    available = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    if cells is None:
+        return max(1024, min(DEFAULT_CELLS, int(MEMORY_SHARE * available) // bytes_per_cell))
+    if cells < 2 or cells * bytes_per_cell > available:
+        msg = (
+            f"cells={cells:,} take {cells * bytes_per_cell / 1e9:.1f} GB at {bytes_per_cell:,} "
+            f"bytes each; expected at least 2 and at most {available // bytes_per_cell:,}, which "
+            "the available memory holds"
+        )
+        raise CellsExhausted(msg)
+    return cells

@@ -1,0 +1,389 @@
+"""A session: push data, ask questions, register standing ones."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from workbench.answer import Answer
+from workbench.engine.engine import answered
+from workbench.engine.sampler import Sampling
+from workbench.engine.work import Ingest, Question
+from workbench.errors import (
+    CellsExhausted,
+    EngineClosed,
+    QuestionError,
+    RowError,
+    SessionClosed,
+    WorkbenchError,
+)
+from workbench.events import Pushed, RowsDropped
+from workbench.events import SessionClosed as SessionClosedEvent
+from workbench.flash.query import FlashQuery
+from workbench.scheduler.scheduler import Kind
+from workbench.streams.feed import Feed
+from workbench.streams.frames import to_rows
+from workbench.streams.render import Schema
+from workbench.tick import Tick
+from workbench.waiting import Completion
+
+if TYPE_CHECKING:
+    from workbench.front import Engine
+
+
+class Session:
+    """A long-lived context that data is pushed into and questions are asked of.
+
+    Opened by ``engine.open(name)``. Attributes are live and may be read from any thread.
+    """
+
+    def __init__(self, engine: Engine, ingest: Ingest, prompt: str | None, schema: Schema) -> None:
+        self.engine = engine
+        self.prompt = prompt
+        self.schema = schema
+        self.ingest = ingest
+
+    # What it holds.
+
+    @property
+    def name(self) -> str:
+        """The name it was opened with."""
+        return self.ingest.name
+
+    @property
+    def version(self) -> int:
+        """Ticks that questions see."""
+        return self.ingest.now.version
+
+    @property
+    def position(self) -> int:
+        """Tokens that questions see, the prompt's included."""
+        return self.ingest.now.position
+
+    @property
+    def rows(self) -> int:
+        """Rows that questions see."""
+        return self.ingest.now.rows
+
+    @property
+    def budget(self) -> int:
+        """Cells it may fill."""
+        return self.ingest.budget
+
+    @property
+    def cells_used(self) -> int:
+        """Cells it has filled, a tick that is half in included."""
+        return self.ingest.sequence.length
+
+    @property
+    def pending_rows(self) -> int:
+        """Rows queued and not yet visible."""
+        return self.ingest.ticks.rows
+
+    @property
+    def dropped_rows(self) -> int:
+        """Rows that a full queue dropped (``on_full='drop_oldest'`` only)."""
+        return self.ingest.ticks.dropped_rows
+
+    @property
+    def error(self) -> BaseException | None:
+        """Why ingestion stands still, if it does; ``retry()`` goes on."""
+        return self.ingest.error
+
+    @property
+    def closed(self) -> bool:
+        """Whether it takes no more work."""
+        return self.ingest.closed
+
+    @property
+    def token_ids(self) -> list[int]:
+        """The full log of tokens in its cells, oldest first."""
+        return list(self.ingest.token_ids)
+
+    @property
+    def flash_queries(self) -> list[FlashQuery]:
+        """Its standing questions, in the order they were registered."""
+        return self.engine.board.of(self.ingest)
+
+    # Data in.
+
+    def push(self, data: Any) -> Tick:
+        """Queue rows; returns at once with a `Tick` to wait for, unless the queue is full.
+
+        Args:
+            data: a dict, a text, a list of either, or a polars or pandas frame. All of it becomes
+                visible to questions together, as one version.
+
+        Raises:
+            RowError: a row does not fit the schema. CellsExhausted: the session's budget has no
+            room for it. QueueFull, SessionClosed, SessionFaulted, EngineClosed: it cannot be
+            queued. In every case none of the rows were taken.
+        """
+        return self._push(to_rows(data), from_stream=False)
+
+    def stream(
+        self,
+        source: Any,
+        *,
+        rate: float | None = None,
+        speed: str | None = None,
+        every: int = 1,
+        progress: bool = True,
+    ) -> Feed:
+        """Push a whole source from a background thread.
+
+        Args:
+            source: a polars (also lazy) or pandas frame, or any iterable of dicts or texts.
+            rate: rows per second; None is as fast as the engine takes them.
+            speed: instead, a factor on the rows' own time column, such as "60x".
+            every: rows per tick.
+            progress: show a progress bar.
+        """
+        self._check_open()
+
+        def send(rows: list[Any]) -> Completion:
+            return self._push(to_rows(rows), from_stream=True)
+
+        return Feed(source, send, rate=rate, speed=speed, every=every, progress=progress,
+                    name=self.name)  # fmt: skip
+
+    def flush(self, timeout: float | None = None) -> int:
+        """Block until everything queued so far is visible; returns the version."""
+        last = self.ingest.ticks.last(from_stream=True)
+        if last is not None:
+            last.join(timeout)
+        if self.error is not None:
+            raise self.error
+        return self.version
+
+    def retry(self) -> None:
+        """Go on ingesting after a fault, from the row where it stopped."""
+        self.engine.call(lambda: self.engine.retry_session(self.ingest))
+        self.engine.wake()
+
+    def _push(self, rows: Sequence[Any], *, from_stream: bool) -> Tick:
+        self._check_open()
+        with self.engine.push_lock(self.ingest):
+            columns = self.schema.columns
+            try:
+                return self._queue(rows, from_stream)
+            except WorkbenchError:
+                self.schema.columns = columns  # rows that were not taken fix no columns
+                raise
+
+    def _queue(self, rows: Sequence[Any], from_stream: bool) -> Tick:
+        ids = self.engine.tokens.data(self._render(rows))
+        used = self.ingest.ticks.accepted_tokens
+        if used + len(ids) > self.budget:
+            msg = (
+                f"session {self.name!r} needs {len(ids):,} cells for {len(rows):,} rows, "
+                f"{self.budget - used:,} of its {self.budget:,} are left; open it with more "
+                "cells, or close it and start a new one"
+            )
+            raise CellsExhausted(msg)
+        tick = Tick(ids, len(rows), from_stream=from_stream)
+        if not ids:
+            tick.version = self.version
+            tick.finish()
+            return tick
+        dropped = self.ingest.ticks.put(tick)
+        self.engine.wake()
+        pending = self.pending_rows
+        if dropped:
+            self.engine.events.emit(RowsDropped(session=self.name, rows=dropped))
+        self.engine.events.emit(
+            Pushed(session=self.name, rows=len(rows), tokens=len(ids), pending_rows=pending)
+        )
+        return tick
+
+    def _render(self, rows: Sequence[Any]) -> str:
+        if rows and isinstance(rows[0], str):
+            for index, row in enumerate(rows):
+                if not row.strip():
+                    msg = f"row {index}: the text is empty; expected some words"
+                    raise RowError(msg)
+            return "".join(row if row.endswith("\n") else row + "\n" for row in rows)
+        return self.schema.render(list(rows))
+
+    # Questions.
+
+    def ask(
+        self,
+        question: str,
+        *,
+        choices: Sequence[str] | None = None,
+        max_tokens: int = 32,
+        stop: str | Sequence[str] | None = None,
+        temperature: float = 0.0,
+        top_p: float = 1.0,
+        seed: int | None = None,
+        fresh: bool = True,
+        timeout: float | None = None,
+    ) -> Answer:
+        """Ask, and wait for the complete answer.
+
+        The question sees every row this session was pushed before it. Rows that a background
+        stream has queued are not waited for: an answer under load is as of the newest version.
+
+        Args:
+            question: the words; it leaves no trace in the session.
+            choices: closed answers; all are scored in one forward, and the answer carries a
+                probability for each.
+            max_tokens, stop: where an open answer ends.
+            temperature, top_p, seed: 0 is greedy; a seed makes sampling repeatable.
+            fresh: False answers at once, as of the newest version, whatever was pushed since.
+            timeout: seconds to wait before giving up (the question is cancelled).
+
+        Raises:
+            QuestionError, CellsExhausted: it cannot be asked like this. SessionClosed,
+            SessionFaulted, EngineClosed: nor of this session. TimeoutError: see ``timeout``.
+        """
+        answer = self.ask_start(
+            question, choices=choices, max_tokens=max_tokens, stop=stop, temperature=temperature,
+            top_p=top_p, seed=seed, fresh=fresh,
+        )  # fmt: skip
+        try:
+            return answer.result(timeout)
+        except TimeoutError:
+            answer.cancel()
+            raise
+
+    async def ask_async(self, question: str, **options: Any) -> Answer:
+        """`ask` for a coroutine; cancelling the coroutine cancels the question."""
+        timeout = options.pop("timeout", None)
+        answer = self.ask_start(question, **options)
+        if timeout is None:
+            return await answer
+        import asyncio
+
+        return await asyncio.wait_for(answer._result(), timeout)
+
+    def ask_start(
+        self,
+        question: str,
+        *,
+        choices: Sequence[str] | None = None,
+        max_tokens: int = 32,
+        stop: str | Sequence[str] | None = None,
+        temperature: float = 0.0,
+        top_p: float = 1.0,
+        seed: int | None = None,
+        fresh: bool = True,
+    ) -> Answer:
+        """Ask, and return at once with an `Answer` to iterate, await, or cancel."""
+        asked_at = time.perf_counter()
+        self._check_open()
+        sampling = Sampling(max_tokens, _stops(stop), temperature, top_p, seed)
+        closed = _choices(choices)
+        pushed = self.ingest.ticks.last(from_stream=False) if fresh else None
+        if pushed is None:
+            for query in self.flash_queries:
+                if query.is_fresh and query.matches(question, closed, sampling):
+                    assert query.answer is not None
+                    served = query.answer.served(asked_at)
+                    self.engine.events.emit(answered(served))
+                    return served
+        answer = Answer(question, self.name)
+        answer.asked_at = asked_at
+        work = Question(
+            self.engine.next_id(), Kind.QUESTION, self.ingest, answer, self._words(question),
+            sampling, [self.engine.tokens.choice(c) for c in closed], list(closed), after=pushed,
+        )  # fmt: skip
+        answer.asks_with(work.ids, lambda: self._cancel(work.work))
+        self.engine.post(lambda: self.engine.add_question(work))
+        return answer
+
+    def flash(
+        self,
+        question: str,
+        *,
+        choices: Sequence[str] | None = None,
+        max_tokens: int = 32,
+        stop: str | Sequence[str] | None = None,
+        on_change: Callable[[FlashQuery], Any] | None = None,
+        name: str | None = None,
+    ) -> FlashQuery:
+        """Register a standing question, answered again after each version when there is time.
+
+        An ``ask`` of the same question is served from the fresh answer without a forward.
+
+        Args:
+            question, choices, max_tokens, stop: as in `ask`; answers are greedy.
+            on_change: called with the query, in a thread of its own, when the text changes.
+            name: how boards call it; the question's words if None.
+        """
+        self._check_open()
+        closed = _choices(choices)
+        sampling = Sampling(max_tokens, _stops(stop))
+        query = FlashQuery(
+            name or question, self.ingest, self.engine.board, question, self._words(question),
+            closed, [self.engine.tokens.choice(c) for c in closed], sampling, on_change,
+        )  # fmt: skip
+        self.engine.board.add(query)
+        return query
+
+    def close(self) -> None:
+        """Free its cells; questions and rows still queued end with `SessionClosed`."""
+        if self.closed:
+            return
+
+        def drop() -> None:
+            self.engine.board.forget_session(self.ingest)
+            self.engine.drop_session(self.ingest)
+
+        try:
+            self.engine.call(drop)
+        except EngineClosed:
+            return
+        finally:
+            self.engine.forget(self)
+        self.engine.events.emit(SessionClosedEvent(session=self.name))
+
+    def __enter__(self) -> Session:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        if self.closed:
+            return f"Session({self.name!r}, closed)"
+        return (
+            f"Session({self.name!r}, version {self.version}, {self.rows:,} rows, "
+            f"{self.position:,} of {self.budget:,} cells, {len(self.flash_queries)} flash queries)"
+        )
+
+    def _words(self, question: str) -> list[int]:
+        if not isinstance(question, str):
+            msg = f"expected the question as text, got {type(question).__name__}"
+            raise QuestionError(msg)
+        return self.engine.tokens.question(question)
+
+    def _cancel(self, work: int) -> None:
+        if not self.engine.closed:
+            self.engine.post(lambda: self.engine.cancel(work))
+
+    def _check_open(self) -> None:
+        if self.engine.closed:
+            msg = "the engine was closed; open a new one with wb.Engine()"
+            raise EngineClosed(msg)
+        if self.closed:
+            msg = f"session {self.name!r} is closed; open it again with engine.open({self.name!r})"
+            raise SessionClosed(msg)
+
+
+def _stops(stop: str | Sequence[str] | None) -> tuple[str, ...]:
+    if stop is None:
+        return ()
+    return (stop,) if isinstance(stop, str) else tuple(stop)
+
+
+def _choices(choices: Sequence[str] | None) -> tuple[str, ...]:
+    if choices is None:
+        return ()
+    closed = tuple(choices) if not isinstance(choices, str) else (choices,)
+    if len(set(closed)) != len(closed) or len(closed) < 2:
+        msg = f"choices={choices!r}: expected at least two different texts"
+        raise QuestionError(msg)
+    return closed

@@ -1,0 +1,1 @@
+"""Where rows come from and how they read: frames to rows, rows to text, sources that replay."""

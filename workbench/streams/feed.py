@@ -1,0 +1,163 @@
+"""A source replayed into a session by a background thread, at a pace, with progress and a stop."""
+
+from __future__ import annotations
+
+import contextvars
+import datetime as dt
+import re
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
+from typing import Any
+
+from workbench.errors import RowError
+from workbench.streams.frames import frame_rows
+from workbench.streams.render import TIME_NAMES
+from workbench.waiting import Completion
+
+Row = dict[str, Any]
+
+
+class Feed(Completion):
+    """Rows on their way from a source into a session; ``wait()``, ``await`` or ``stop()`` it.
+
+    Attributes:
+        rows_sent, rows_total: how far it is; the total is None where the source does not know.
+        error: what ended it early, if anything did; every row before that one was queued.
+    """
+
+    def __init__(
+        self,
+        source: Any,
+        send: Callable[[list[Any]], Completion],
+        *,
+        rate: float | None = None,
+        speed: str | None = None,
+        every: int = 1,
+        progress: bool = True,
+        name: str = "stream",
+    ) -> None:
+        super().__init__()
+        if every < 1:
+            msg = f"every={every}: expected at least one row per tick"
+            raise RowError(msg)
+        if rate is not None and not rate > 0:
+            msg = f"rate={rate}: expected rows per second above 0, or None for as fast as it goes"
+            raise RowError(msg)
+        self.rows_sent = 0
+        self.rows_total = _length(source)
+        self._source = source
+        self._send = send
+        self._rate, self._factor, self._every = rate, _factor(speed), every
+        self._halt = threading.Event()
+        self._last: Completion | None = None
+        self._bar = _bar(self.rows_total, name) if progress else None
+        # The copied context keeps a progress bar in the cell that started the stream.
+        run = contextvars.copy_context().run
+        thread = threading.Thread(target=run, args=(self._run,), name=f"feed-{name}", daemon=True)
+        thread.start()
+
+    def stop(self) -> None:
+        """Send nothing more; what was queued is still ingested."""
+        self._halt.set()
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Block until every row is visible to questions; returns how many were sent.
+
+        Raises:
+            TimeoutError: it goes on. WorkbenchError: what ended the stream early.
+        """
+        try:
+            self.join(timeout)
+        except KeyboardInterrupt:
+            self.stop()
+            raise
+        return self.rows_sent
+
+    def _run(self) -> None:
+        error: BaseException | None = None
+        try:
+            for rows, pause in self._paced():
+                if self._halt.wait(pause) if pause else self._halt.is_set():
+                    break
+                self._last = self._send(rows)
+                self.rows_sent += len(rows)
+                if self._bar is not None:
+                    self._bar.update(len(rows))
+            if self._last is not None:
+                self._last.join()
+        except Exception as caught:
+            error = caught
+        if self._bar is not None:
+            self._bar.close()
+        self.finish(error)
+
+    def _paced(self) -> Iterator[tuple[list[Any], float]]:
+        """Ticks of rows, each with the seconds to wait before it."""
+        rows = iter(_rows(self._source))
+        before: dt.datetime | None = None
+        while tick := list(islice(rows, self._every)):
+            pause = 0.0
+            if self._rate is not None:
+                pause = len(tick) / self._rate
+            elif self._factor is not None:
+                now = _time_of(tick[-1])
+                if before is not None:
+                    pause = max(0.0, (now - before).total_seconds() / self._factor)
+                before = now
+            yield tick, pause
+
+    def __repr__(self) -> str:
+        state = "running"
+        if self.done:
+            state = f"failed: {self.error}" if self.error else "done"
+        total = "?" if self.rows_total is None else f"{self.rows_total:,}"
+        return f"Feed({self.rows_sent:,} of {total} rows, {state})"
+
+
+def _rows(source: Any) -> Iterable[Any]:
+    is_frame = any(hasattr(source, name) for name in ("iter_rows", "collect", "itertuples"))
+    return frame_rows(source) if is_frame else source
+
+
+def _length(source: Any) -> int | None:
+    try:
+        return len(source)
+    except TypeError:
+        return None
+
+
+def _factor(speed: str | None) -> float | None:
+    if speed is None:
+        return None
+    found = re.fullmatch(r"(\d+\.?\d*)x", speed)
+    if not found or not float(found[1]) > 0:
+        msg = f"speed={speed!r}: expected a factor on the rows' own time, such as '60x'"
+        raise RowError(msg)
+    return float(found[1])
+
+
+def _time_of(row: Any) -> dt.datetime:
+    for name, value in row.items() if isinstance(row, dict) else ():
+        if name.lower() in TIME_NAMES:
+            if isinstance(value, dt.datetime):
+                return value
+            if isinstance(value, dt.date):
+                return dt.datetime(value.year, value.month, value.day)
+            if isinstance(value, (int, float)):
+                return dt.datetime.fromtimestamp(value)
+            try:
+                return dt.datetime.fromisoformat(str(value))
+            except ValueError:
+                break
+    msg = (
+        f"speed= replays by the rows' own time, and {row!r} has no column "
+        f"{'/'.join(sorted(TIME_NAMES))} with one; use rate= (rows per second)"
+    )
+    raise RowError(msg)
+
+
+def _bar(total: int | None, name: str) -> Any:
+    from tqdm.auto import tqdm
+
+    return tqdm(total=total, desc=name, unit=" rows")

@@ -1,0 +1,69 @@
+"""Whatever a person pushes -> rows: dicts of column to value, or lines of text."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from workbench.errors import RowError
+
+Row = dict[str, Any]
+
+
+def to_rows(data: Any) -> list[Row] | list[str]:
+    """The rows of a dict, a text, a list of either, or a polars or pandas frame.
+
+    Bytes are text in UTF-8. A text is one row, however many lines it has.
+
+    Raises:
+        RowError: it is none of these, or mixes dicts and texts, or is not valid UTF-8.
+    """
+    if isinstance(data, (str, bytes)):
+        return [_text(data)]
+    if isinstance(data, Mapping):
+        return [dict(data)]
+    if _is_frame(data):
+        return list(frame_rows(data))
+    if isinstance(data, Iterable):
+        items = list(data)
+        if all(isinstance(item, (str, bytes)) for item in items):
+            return [_text(item) for item in items]
+        if all(isinstance(item, Mapping) for item in items):
+            return [dict(item) for item in items]
+        kinds = sorted({type(item).__name__ for item in items})
+        msg = f"expected a list of dicts or a list of texts, got a list of {', '.join(kinds)}"
+        raise RowError(msg)
+    msg = (
+        f"expected a dict, a text, a list of either, or a polars or pandas frame, "
+        f"got {type(data).__name__}"
+    )
+    raise RowError(msg)
+
+
+def frame_rows(frame: Any) -> Iterator[Row]:
+    """Rows of a polars (lazy or not) or pandas frame; a pandas index is not a column."""
+    if hasattr(frame, "collect"):
+        frame = frame.collect()
+    if hasattr(frame, "iter_rows"):
+        yield from frame.iter_rows(named=True)
+        return
+    names = [str(name) for name in frame.columns]
+    for values in frame.itertuples(index=False, name=None):
+        yield {n: v.item() if hasattr(v, "item") else v for n, v in zip(names, values, strict=True)}
+
+
+def _is_frame(data: Any) -> bool:
+    return any(hasattr(data, name) for name in ("iter_rows", "collect", "itertuples"))
+
+
+def _text(data: str | bytes) -> str:
+    if isinstance(data, str):
+        return data
+    try:
+        return data.decode()
+    except UnicodeDecodeError as error:
+        msg = (
+            f"expected UTF-8 text, got byte {data[error.start]:#04x} at {error.start}; decode it "
+            "yourself, for instance with data.decode('latin-1')"
+        )
+        raise RowError(msg) from error

@@ -1,0 +1,202 @@
+"""One arrival of data, and the bounded queue a session's arrivals wait in."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Generator
+from typing import Any, Literal
+
+from workbench.errors import QueueFull, SessionClosed, TickDropped
+from workbench.waiting import Completion
+
+OnFull = Literal["block", "raise", "drop_oldest"]
+
+
+class Tick(Completion):
+    """The rows of one push on their way into a session; ``wait()`` or ``await`` it.
+
+    Attributes:
+        rows: how many rows it carries.
+        token_ids: its tokens, as the model reads them.
+        version: the session's version once it became visible, else None.
+        from_stream: whether a background stream queued it.
+        is_head: whether it is what the session begins with, before any row.
+    """
+
+    def __init__(
+        self,
+        token_ids: list[int],
+        rows: int,
+        *,
+        from_stream: bool = False,
+        is_head: bool = False,
+    ) -> None:
+        super().__init__()
+        self.token_ids = token_ids
+        self.rows = rows
+        self.from_stream = from_stream
+        self.is_head = is_head
+        self.version: int | None = None
+        self.pushed_at = time.perf_counter()
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens it carries."""
+        return len(self.token_ids)
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Block until its rows are visible to questions; returns the version.
+
+        Raises:
+            TimeoutError: not visible after ``timeout`` seconds; it stays queued.
+            TickDropped, SessionClosed, SessionFaulted, EngineClosed: why it will not be.
+        """
+        self.join(timeout)
+        assert self.version is not None
+        return self.version
+
+    def __await__(self) -> Generator[Any, None, int]:
+        return self._version().__await__()
+
+    async def _version(self) -> int:
+        await self.join_async()
+        assert self.version is not None
+        return self.version
+
+    def __repr__(self) -> str:
+        state = f"version {self.version}" if self.version is not None else "queued"
+        return f"Tick({self.rows} rows, {self.num_tokens} tokens, {state})"
+
+
+class TickQueue:
+    """Ticks in order of arrival; producers are any threads, the one consumer is the engine's."""
+
+    def __init__(self, name: str, max_rows: int, on_full: OnFull) -> None:
+        self.name = name
+        self.max_rows = max_rows
+        self.on_full = on_full
+        self.rows = 0
+        self.tokens = 0  # not yet consumed
+        self.accepted_tokens = 0  # ever, less what was dropped: what the session will have to hold
+        self.dropped_rows = 0
+        self._ticks: deque[Tick] = deque()
+        self._offset = 0  # tokens of the first tick that are already consumed
+        self._changed = threading.Condition()
+        self._closed: BaseException | None = None  # for good
+        self._fault: BaseException | None = None  # until mended
+
+    def put(self, tick: Tick) -> int:
+        """Queue a tick, or do what the session was opened to do when there is no room.
+
+        A tick of more rows than the queue holds is let into an empty queue: nothing is lost.
+
+        Returns:
+            Rows dropped to make room (0 unless ``on_full`` is ``"drop_oldest"``).
+        """
+        dropped: list[Tick] = []
+        with self._changed:
+            while not self._refusal and self._ticks and self.rows + tick.rows > self.max_rows:
+                if self.on_full == "raise":
+                    msg = (
+                        f"session {self.name!r} has {self.rows} of at most {self.max_rows} rows "
+                        f"queued and {tick.rows} more came; push them again later, or open the "
+                        "session with on_full='block' or a larger max_pending"
+                    )
+                    raise QueueFull(msg)
+                if self.on_full == "drop_oldest":
+                    first = 1 if self._offset else 0  # one that is half in the cache must stay
+                    if len(self._ticks) <= first:
+                        break
+                    old = self._ticks[first]
+                    del self._ticks[first]
+                    self.rows -= old.rows
+                    self.tokens -= old.num_tokens
+                    self.accepted_tokens -= old.num_tokens
+                    self.dropped_rows += old.rows
+                    dropped.append(old)
+                else:
+                    self._changed.wait()
+            if self._refusal:
+                raise self._refusal
+            self._ticks.append(tick)
+            self.rows += tick.rows
+            self.tokens += tick.num_tokens
+            self.accepted_tokens += tick.num_tokens
+        for old in dropped:
+            msg = f"{old.rows} rows were dropped: the queue of {self.name!r} was full"
+            old.finish(TickDropped(msg))
+        return sum(old.rows for old in dropped)
+
+    @property
+    def _refusal(self) -> BaseException | None:
+        return self._closed or self._fault
+
+    def fault(self, error: BaseException) -> None:
+        """Ingestion failed: waiters and producers are told, what is queued stays queued."""
+        with self._changed:
+            self._fault = error
+            self._changed.notify_all()
+            left = list(self._ticks)
+        for tick in left:
+            tick.finish(error)
+
+    def mend(self) -> None:
+        """Take ticks again after a fault; those that were queued can be waited for anew."""
+        with self._changed:
+            self._fault = None
+            for tick in self._ticks:
+                tick.reopen()
+
+    def peek(self, num_tokens: int) -> list[int]:
+        """The next ``num_tokens`` tokens, left in the queue."""
+        out: list[int] = []
+        with self._changed:
+            offset = self._offset
+            for tick in self._ticks:
+                out.extend(tick.token_ids[offset : offset + num_tokens - len(out)])
+                offset = 0
+                if len(out) == num_tokens:
+                    break
+        return out
+
+    def consume(self, num_tokens: int) -> list[Tick]:
+        """Take ``num_tokens`` tokens off; returns the ticks that are now wholly consumed."""
+        finished = []
+        with self._changed:
+            self.tokens -= num_tokens
+            self._offset += num_tokens
+            while self._ticks and self._offset >= self._ticks[0].num_tokens:
+                tick = self._ticks.popleft()
+                self._offset -= tick.num_tokens
+                self.rows -= tick.rows
+                finished.append(tick)
+            self._changed.notify_all()
+        return finished
+
+    def last(self, *, from_stream: bool) -> Tick | None:
+        """The newest tick still queued; with ``from_stream=False`` the newest that was pushed."""
+        with self._changed:
+            for tick in reversed(self._ticks):
+                if from_stream or not tick.from_stream:
+                    return tick
+        return None
+
+    def waiting(self) -> list[Tick]:
+        """All ticks still queued."""
+        with self._changed:
+            return list(self._ticks)
+
+    def close(self, reason: BaseException | None = None) -> None:
+        """Refuse further ticks, wake blocked producers, end all that wait with ``reason``."""
+        error = reason or SessionClosed(f"session {self.name!r} is closed; open it again to push")
+        with self._changed:
+            if self._closed:
+                return
+            self._closed = error
+            left, self._ticks = list(self._ticks), deque()
+            self.rows = self.tokens = self._offset = 0
+            self._changed.notify_all()
+        for tick in left:
+            tick.finish(error)

@@ -1,0 +1,87 @@
+"""Something the engine will finish: waited for by a thread, awaited by a coroutine, cancellable."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable, Generator
+from typing import Any
+
+
+class Completion:
+    """A one-shot event with an optional error, for threads and for coroutines alike."""
+
+    def __init__(self) -> None:
+        self._finished = threading.Event()
+        self._lock = threading.Lock()
+        self._callbacks: list[Callable[[], None]] = []
+        self.error: BaseException | None = None
+
+    @property
+    def done(self) -> bool:
+        """Whether it has ended, well or not."""
+        return self._finished.is_set()
+
+    def finish(self, error: BaseException | None = None) -> bool:
+        """End it, once; returns whether this call was the one that did."""
+        with self._lock:
+            if self._finished.is_set():
+                return False
+            self.error = error
+            self._finished.set()
+            callbacks, self._callbacks = self._callbacks, []
+        for callback in callbacks:
+            callback()
+        return True
+
+    def reopen(self) -> None:
+        """Take an end back: it will end again."""
+        with self._lock:
+            self.error = None
+            self._finished.clear()
+
+    def when_done(self, callback: Callable[[], None]) -> None:
+        """Call once it has ended, from whichever thread ends it; at once if it already has."""
+        with self._lock:
+            if not self._finished.is_set():
+                self._callbacks.append(callback)
+                return
+        callback()
+
+    def join(self, timeout: float | None = None) -> None:
+        """Block until the end; then raise its error, if any.
+
+        Raises:
+            TimeoutError: ``timeout`` seconds have passed; the work itself goes on.
+        """
+        if not self._finished.wait(timeout):
+            msg = f"not done after {timeout} s; it goes on, wait again or cancel it"
+            raise TimeoutError(msg)
+        if self.error is not None:
+            raise self.error
+
+    async def join_async(self) -> None:
+        """The same for a coroutine; never blocks the loop."""
+        if not self.done:
+            loop = asyncio.get_running_loop()
+            future: asyncio.Future[None] = loop.create_future()
+
+            def set_result() -> None:
+                if not future.done():
+                    future.set_result(None)
+
+            def wake() -> None:
+                if not loop.is_closed():
+                    loop.call_soon_threadsafe(set_result)
+
+            self.when_done(wake)
+            await future
+        if self.error is not None:
+            raise self.error
+
+    def __await__(self) -> Generator[Any, None, Any]:
+        return self._result().__await__()
+
+    async def _result(self) -> Any:
+        await self.join_async()
+        return self
