@@ -30,7 +30,7 @@ MOVING_ROTARY = {"dynamic", "longrope", "su", "yarn_dynamic"}
 
 # Arguments of an attention layer that change nothing here.
 HARMLESS = {"position_ids", "use_cache", "cache_position", "is_causal", "position_embeddings",
-            "output_attentions", "output_hidden_states", "logits_to_keep", "token_type_ids"}  # fmt: skip
+            "output_attentions", "output_hidden_states", "output_router_logits", "logits_to_keep"}  # fmt: skip
 
 
 def _attention(
