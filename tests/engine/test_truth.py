@@ -34,8 +34,8 @@ ACTIONS = st.lists(
         st.tuples(st.just("step"), st.integers(0, 2), st.integers(1, 4)),
         st.tuples(st.just("reopen"), st.integers(0, 2), st.integers(60, 200)),
     ),
-    min_size=4,
-    max_size=14,
+    min_size=6,
+    max_size=24,
 )
 WORDS = ["up", "down", "sideways", "no idea"]
 
@@ -43,6 +43,8 @@ WORDS = ["up", "down", "sideways", "no idea"]
 def play(engine: wb.Engine, actions: list[tuple[str, int, int]]) -> list[wb.Answer]:
     """Run an interleaving on an engine without a thread; returns every answer that came."""
     sessions = [engine.open(f"s{i}", prompt=f"prompt {i}", cells=400) for i in range(3)]
+    for session in sessions:
+        session.push(f"{session.name} begins with some data")
     answers, queries = [], []
     for number, (action, which, size) in enumerate(actions):
         session = sessions[which]
