@@ -1,5 +1,9 @@
 """Fixtures: engines over tiny models, stepped by hand or by their thread, checked at the end."""
 
+import os
+
+os.environ["HF_HUB_OFFLINE"] = "1"  # before anything imports huggingface_hub
+
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -37,4 +41,3 @@ def make_engine() -> Iterator[Callable[..., wb.Engine]]:
 def engine(make_engine: Callable[..., wb.Engine]) -> wb.Engine:
     """A tiny Llama with its thread running."""
     return make_engine()
-

@@ -96,14 +96,17 @@ class Answer(Completion):
     def __iter__(self) -> Iterator[str]:
         sent = 0
         while True:
-            with self._new_text:
-                self._new_text.wait_for(lambda: self.done or len(self.text) > sent)
-                piece = self.text[sent:]
+            done = self.done  # read before the text, so that the last piece is not missed
+            piece = self.text[sent:]
             if piece:
                 sent += len(piece)
                 yield piece
-            elif self.done:
+            elif done:
                 break
+            else:
+                with self._new_text:
+                    if not self.done and len(self.text) == sent:
+                        self._new_text.wait()
         if self.error is not None and not isinstance(self.error, Cancelled):
             raise self.error
 
@@ -171,7 +174,9 @@ class Answer(Completion):
             self.text = text
             self._new_text.notify_all()
 
-    def choose(self, probabilities: dict[str, float], token_ids: list[int], lp: list[float]) -> None:
+    def choose(
+        self, probabilities: dict[str, float], token_ids: list[int], lp: list[float]
+    ) -> None:
         """The outcome of a closed question; ``token_ids`` and ``lp`` are the winner's."""
         self.ttft_ms = self._since_ask()
         self.probabilities = probabilities

@@ -226,8 +226,8 @@ class Engine(StepEngine):
             return f"Engine({self.model_name!r}, closed)"
         dtype = str(self.dtype).removeprefix("torch.")
         return (
-            f"Engine({self.model_name!r}, {dtype} on {self.device}, {len(self._sessions)} sessions, "
-            f"{self.pool.num_free:,} of {self.num_cells:,} cells free)"
+            f"Engine({self.model_name!r}, {dtype} on {self.device}, "
+            f"{len(self._sessions)} sessions, {self.pool.num_free:,} of {self.num_cells:,} cells free)"
         )
 
 

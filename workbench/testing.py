@@ -1,4 +1,4 @@
-"""What tests of this project, and of projects built on it, need: tiny models and exact comparison."""
+"""What tests of this project, and of those built on it, need: tiny models, exact comparison."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The tile plan on a CPU: torch's flash attention per tile, with its log-sum-exp, merged exactly."""
+"""The tile plan on a CPU: torch's attention per tile, with its log-sum-exp, merged exactly."""
 
 from __future__ import annotations
 
@@ -115,9 +115,7 @@ def _prepare_tile(tile: Tile, plan: TilePlan, group: int, dtype: torch.dtype) ->
     return _Prepared(rows, tile.start, end, bias, blind if bool(blind.any()) else None)
 
 
-def _sdpa(
-    q: Tensor, k: Tensor, v: Tensor, tile: _Prepared, scale: float
-) -> tuple[Tensor, Tensor]:
+def _sdpa(q: Tensor, k: Tensor, v: Tensor, tile: _Prepared, scale: float) -> tuple[Tensor, Tensor]:
     """Float output ``[kv_heads, rows, dim]`` and log-sum-exp ``[kv_heads, rows]``."""
     bias = None if tile.bias is None else tile.bias[None, None]
     out, lse = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(

@@ -6,9 +6,7 @@ import torch
 from torch import Tensor
 
 
-def merge(
-    out_a: Tensor, lse_a: Tensor, out_b: Tensor, lse_b: Tensor
-) -> tuple[Tensor, Tensor]:
+def merge(out_a: Tensor, lse_a: Tensor, out_b: Tensor, lse_b: Tensor) -> tuple[Tensor, Tensor]:
     """Combine two attentions of the same queries over disjoint keys.
 
     Args:

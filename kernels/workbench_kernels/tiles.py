@@ -1,8 +1,9 @@
 """Runs and query rows -> tiles. Plain integers: planned once per step, executed in every layer.
 
 A tile is some query rows against one stretch of one run. Rows of different sequences that read the
-same cells share a tile, so the cells are read once for all of them (cascade attention); a stretch is
-cut only where the set of readers changes, where a run ends, and at multiples of ``split`` positions.
+same cells share a tile, so the cells are read once for all of them (cascade attention); a stretch
+is cut only where the set of readers changes, where a run ends, and at multiples of ``split``
+positions.
 """
 
 from __future__ import annotations
@@ -62,7 +63,7 @@ class TilePlan:
 
 
 class _Reader(NamedTuple):
-    """One slice's claim on the cells ``start .. end`` of a run; ``position`` is that of ``start``."""
+    """One slice's claim on the cells ``start .. end``; ``position`` is that of ``start``."""
 
     start: int
     end: int

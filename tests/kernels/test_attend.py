@@ -11,8 +11,8 @@ from workbench_kernels.tiles import Run, SliceRows
 
 # Scores and sums in float32 against float64: a few units in the last place of values near 1.
 F32_BOUND = 5e-6
-# bfloat16 has 8 bits; inputs are equal on both sides, so what is left is the rounding of the softmax
-# weights and of the output, each 2**-9 of values near 3.
+# bfloat16 has 8 bits; inputs are equal on both sides, so what is left is the rounding of the
+# softmax weights and of the output, each 2**-9 of values near 3.
 BF16_BOUND = 2e-2
 
 CELLS = 700

@@ -98,9 +98,7 @@ class CellPool:
         Args:
             held: every extent that every living sequence holds, once per holder.
         """
-        spans = sorted(
-            [*self._holes, *((extent.start, extent.length) for extent in self._extents)]
-        )
+        spans = sorted([*self._holes, *((extent.start, extent.length) for extent in self._extents)])
         end = 0
         for start, length in spans:
             assert start == end and length > 0, f"cells {end}..{start} are in nothing, or in two"

@@ -1,4 +1,4 @@
-"""A sequence: consecutive positions, and the runs of cells that hold them. Branching copies nothing."""
+"""Sequences: positions, and the runs of cells that hold them. Branching copies nothing."""
 
 from __future__ import annotations
 

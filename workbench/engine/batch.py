@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence as Seq
+from collections.abc import Iterable
+from collections.abc import Sequence as Seq
 from dataclasses import dataclass, field
 
 import torch
@@ -62,7 +63,9 @@ class Step:
         def index(values: list[int]) -> Tensor:
             return torch.tensor(values, dtype=torch.long, device=device)
 
-        return cls(index(ids)[None], index(positions)[None], index(slots), index(keep), slices, cells)
+        return cls(
+            index(ids)[None], index(positions)[None], index(slots), index(keep), slices, cells
+        )
 
     def plan(self, window: int | None) -> kernels.TilePlan:
         """The step's tiles for layers of one window size."""

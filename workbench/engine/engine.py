@@ -24,7 +24,7 @@ from workbench.cells.sequence import Sequence
 from workbench.cells.tensors import CellTensors
 from workbench.engine.batch import Part, Step
 from workbench.engine.model import Decoder
-from workbench.engine.sampler import Sampling, score_choices
+from workbench.engine.sampler import score_choices
 from workbench.engine.tokens import Tokens
 from workbench.engine.work import Ingest, Question
 from workbench.errors import (
@@ -416,6 +416,8 @@ class StepEngine:
 
     def call(self, function: Callable[[], T]) -> T:
         """Run a function in the engine thread and return what it returns."""
+        if self._closed is not None and self._thread is not threading.current_thread():
+            raise self._closed
         if self._thread is None or self._thread is threading.current_thread():
             return function()
         future: Future[T] = Future()

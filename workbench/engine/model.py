@@ -29,8 +29,10 @@ KNOWN_LAYERS = {"full_attention", "sliding_attention", "dense", "sparse", "moe"}
 MOVING_ROTARY = {"dynamic", "longrope", "su", "yarn_dynamic"}
 
 # Arguments of an attention layer that change nothing here.
-HARMLESS = {"position_ids", "use_cache", "cache_position", "is_causal", "position_embeddings",
-            "output_attentions", "output_hidden_states", "output_router_logits", "logits_to_keep"}  # fmt: skip
+HARMLESS = {
+    "position_ids", "use_cache", "cache_position", "is_causal", "position_embeddings",
+    "output_attentions", "output_hidden_states", "output_router_logits", "logits_to_keep",
+}  # fmt: skip
 
 
 def _attention(
@@ -184,9 +186,11 @@ class Decoder:
         last = Part(branch, 15, ids[15:], range(num - 15))
         got.append(self.forward(Step.of([last], cells, self.device)))
         with _plain_attention(self.model), torch.inference_mode():
-            want = self.model(
-                input_ids=torch.tensor([ids], device=self.device), use_cache=False
-            ).logits[0].float()
+            want = (
+                self.model(input_ids=torch.tensor([ids], device=self.device), use_cache=False)
+                .logits[0]
+                .float()
+            )
         error = (torch.cat(got) - want).abs().max().item()
         spread = want.std().item()
         # The same sums in another order: a few units in the last place per layer, of values the
@@ -230,7 +234,9 @@ def _refuse_by_config(config: Any) -> None:
     if getattr(config, "is_encoder_decoder", False):
         msg = f"{name} is an encoder-decoder; use a decoder-only model"
         raise UnsupportedModel(msg)
-    if not getattr(config, "is_causal", True) or getattr(config, "use_bidirectional_attention", None):
+    if not getattr(config, "is_causal", True) or getattr(
+        config, "use_bidirectional_attention", None
+    ):
         msg = f"{name} attends in both directions; use a causal model"
         raise UnsupportedModel(msg)
     if unknown := set(getattr(config, "layer_types", None) or ()) - KNOWN_LAYERS:

@@ -22,8 +22,9 @@ class Tokens:
 
     def __init__(self, tokenizer: Any, eos_ids: list[int]) -> None:
         self.tokenizer = tokenizer
+        # One that never parses special tokens; the switch is state of the tokenizer, so two threads
+        # must not flip it on the same one.
         self._plain = copy.deepcopy(tokenizer)
-        self._plain.backend_tokenizer.encode_special_tokens = True
         self.eos_ids = frozenset(eos_ids)
         self._tail = self._split_template(with_prompt=False)[-1]
 
@@ -45,7 +46,8 @@ class Tokens:
         except UnicodeEncodeError as error:
             msg = f"text is not valid Unicode ({error.reason}); decode it with errors='replace'"
             raise RowError(msg) from error
-        return list(self._plain(text, add_special_tokens=False)["input_ids"])
+        ids = self._plain(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+        return list(ids)
 
     def question(self, words: str) -> list[int]:
         """Ids of a question with the end of its turn and the opening of the reply."""
@@ -129,4 +131,6 @@ class TextStream:
 
 def _overlap(text: str, stop: str) -> int:
     """Length of the longest end of ``text`` that begins ``stop``."""
-    return next((n for n in range(min(len(stop) - 1, len(text)), 0, -1) if text.endswith(stop[:n])), 0)
+    return next(
+        (n for n in range(min(len(stop) - 1, len(text)), 0, -1) if text.endswith(stop[:n])), 0
+    )

@@ -39,7 +39,7 @@ class Ingest:
     budget: int
     sequence: Sequence
     ticks: TickQueue
-    now: Mark = Mark(0, 0, 0)
+    now: Mark = field(default_factory=lambda: Mark(0, 0, 0))
     token_ids: list[int] = field(default_factory=list)
     questions: dict[int, Question] = field(default_factory=dict)
     held_back: list[tuple[Tick, Question]] = field(default_factory=list)

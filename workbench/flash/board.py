@@ -59,6 +59,7 @@ class FlashBoard:
         for query in self._queries.pop(session, []):
             query.removed = True
             self._drop(query)
+            query.notify()
 
     def of(self, session: Ingest) -> list[FlashQuery]:
         """The queries registered on a session, in order."""
@@ -85,8 +86,8 @@ class FlashBoard:
         """Queue an evaluation, unless one is queued or running, or there is nothing new."""
         if query.paused or query.removed or query in self._running or query.is_fresh:
             return
-        if query.session.closed:
-            return
+        if query.session.closed or query.session.now.version == 0:
+            return  # nothing to answer about yet
         answer = Answer(query.question, query.session.name)
         question = Question(
             self._engine.next_id(), Kind.FLASH, query.session, answer, query.question_ids,
@@ -109,6 +110,7 @@ class FlashBoard:
         if answer.error is not None:
             if not isinstance(answer.error, Cancelled):
                 query.error = answer.error
+                query.notify()
             return
         self._drops[query] = 0
         changed = query.record(answer)

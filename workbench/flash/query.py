@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from workbench.answer import Answer
 from workbench.engine.sampler import Sampling
 from workbench.engine.work import Ingest
+from workbench.errors import SessionClosed
 
 if TYPE_CHECKING:
     import polars as pl
@@ -56,6 +58,7 @@ class FlashQuery:
         self.session = session
         self._board = board
         self._answers: deque[Answer] = deque(maxlen=HISTORY)
+        self._changed = threading.Condition()
 
     @property
     def version(self) -> int:
@@ -117,6 +120,34 @@ class FlashQuery:
         ended = self.answer.finish_reason == "stop"
         return ended and len(self.answer.token_ids) <= sampling.max_tokens
 
+    def wait(self, timeout: float | None = None) -> Answer:
+        """Block until there is an answer as of the version visible now, or a newer one.
+
+        Raises:
+            TimeoutError: there is none after ``timeout`` seconds. SessionClosed: there will be
+            none. The evaluation's own error, if it failed.
+        """
+        target = max(1, self.session.now.version)
+
+        def ready() -> bool:
+            return self.version >= target or self.removed or self.error is not None
+
+        with self._changed:
+            if not self._changed.wait_for(ready, timeout):
+                msg = f"flash query {self.name!r} has no answer after {timeout} s; it goes on"
+                raise TimeoutError(msg)
+        if self.answer is not None and self.version >= target:
+            return self.answer
+        if self.error is not None:
+            raise self.error
+        msg = f"flash query {self.name!r} was removed"
+        raise SessionClosed(msg)
+
+    def notify(self) -> None:
+        """Wake whoever waits: something about the query has changed."""
+        with self._changed:
+            self._changed.notify_all()
+
     def pause(self) -> None:
         """Stop evaluating it; the latest answer stays and ages."""
         self.paused = True
@@ -129,6 +160,7 @@ class FlashQuery:
     def remove(self) -> None:
         """Forget it; the object keeps its history."""
         self.removed = True
+        self.notify()
         self._board.remove(self)
 
     def record(self, answer: Answer) -> bool:
@@ -138,6 +170,7 @@ class FlashQuery:
         self._answers.append(answer)
         self.evaluations += 1
         self.error = None
+        self.notify()
         return changed
 
     def __repr__(self) -> str:

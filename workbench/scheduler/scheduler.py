@@ -62,7 +62,9 @@ class Scheduler:
         self._active: dict[int, _Work] = {}
         self._ingest: deque[_Work] = deque()  # rotates, so that no session is always first
 
-    def add(self, work: int, kind: Kind, *, prefill: int = 0, tail: int = 1, cells: int = 0) -> None:
+    def add(
+        self, work: int, kind: Kind, *, prefill: int = 0, tail: int = 1, cells: int = 0
+    ) -> None:
         """A new item: a session's ingestion (empty so far), a question or a flash evaluation.
 
         Args:

@@ -1,0 +1,94 @@
+"""Templates split around the data, special tokens never parsed from outside, whole characters."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from workbench.engine.tokens import TextStream, Tokens
+from workbench.errors import QuestionError, RowError
+from workbench.testing import byte_tokenizer
+
+CHAT = (
+    "{% for m in messages %}<s>{{ m.role }}:{{ m.content }}</s>{% endfor %}"
+    "{% if add_generation_prompt %}<s>assistant:{% endif %}"
+)
+NO_SYSTEM = (
+    "{% for m in messages %}{% if m.role == 'system' %}{{ raise_exception('no') }}{% endif %}"
+    "<s>{{ m.content }}</s>{% endfor %}"
+)
+
+
+def tokens(template=None):
+    return Tokens(byte_tokenizer(template), [257])
+
+
+def spelled(made, ids):
+    return made.tokenizer.decode(ids, skip_special_tokens=False)
+
+
+def test_rows_sit_in_one_open_user_turn():
+    made = tokens(CHAT)
+    assert spelled(made, made.head("Watch.")) == "<s>system:Watch.</s><s>user:"
+    assert spelled(made, made.head(None)) == "<s>user:"
+    assert spelled(made, made.question("Up?")) == "Up?</s><s>assistant:"
+
+
+def test_a_template_without_a_system_role_takes_the_prompt_before_the_rows():
+    made = tokens(NO_SYSTEM)
+    assert spelled(made, made.head("Watch.")) == "<s>Watch.\n"
+    assert spelled(made, made.question("Up?")) == "Up?</s>"
+
+
+def test_without_a_template_a_line_ends_the_question():
+    made = tokens()
+    assert spelled(made, made.head("Watch.")) == "Watch.\n"
+    assert made.head(None) == []
+    assert spelled(made, made.question("Up?")) == "Up?\n"
+
+
+@pytest.mark.parametrize("part", ["head", "data", "question", "choice"])
+def test_what_looks_like_a_special_token_is_plain_text(part):
+    made = tokens(CHAT)
+    ids = getattr(made, part)("a</s>b<s>")
+    assert spelled(made, ids).count("a</s>b<s>") == 1
+    own = {"head": 3, "question": 2}.get(part, 0)
+    assert sum(i >= 256 for i in ids) == own
+
+
+@given(st.text())
+def test_any_text_comes_back(text):
+    made = tokens()
+    assert made.text(made.data(text)) == text
+
+
+def test_bad_text_is_refused():
+    made = tokens()
+    with pytest.raises(RowError, match="not valid Unicode"):
+        made.data("a\ud800b")
+    for words in ("", "  \n"):
+        with pytest.raises(QuestionError, match="question is empty"):
+            made.question(words)
+    with pytest.raises(QuestionError, match="choice '' has no tokens"):
+        made.choice("")
+
+
+@given(st.text(max_size=30), st.lists(st.text(min_size=1, max_size=3), max_size=2))
+def test_a_stream_only_grows_and_never_shows_a_stop(text, stops):
+    made = tokens()
+    stream = TextStream(made, tuple(stops))
+    shown = ""
+    for i in made.data(text):
+        stream.add(i)
+        assert stream.text.startswith(shown)
+        assert "\ufffd" not in stream.text or "\ufffd" in text
+        shown = stream.text
+        if stream.stopped:
+            break
+    stream.flush()
+    assert stream.text.startswith(shown)
+    ends = [text.find(s) for s in stops if s in text]
+    if not stream.stopped:
+        assert stream.text == text and not ends
+    else:
+        assert not any(s in stream.text for s in stops)
+        assert text.startswith(stream.text)

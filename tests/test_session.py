@@ -1,0 +1,343 @@
+"""Pushing, asking, streaming as a person does it; bad input says what to do and loses nothing."""
+
+import asyncio
+import datetime as dt
+import threading
+
+import pandas as pd
+import polars as pl
+import pytest
+
+import workbench as wb
+from workbench.errors import (
+    CellsExhausted,
+    QuestionError,
+    QueueFull,
+    RowError,
+    SessionClosed,
+    TickDropped,
+)
+from workbench.testing import assert_recomputes, run_until_idle, tiny_model
+
+BARS = [{"o": 1.0 + i, "h": 2.0 + i, "l": 0.5 + i, "c": 1.5 + i, "v": 10 + i} for i in range(4)]
+
+
+def test_the_main_path(engine):
+    """One tick, one question, one flash answer: read this first."""
+    session = engine.open("s", prompt="You watch.", schema="ohlcv", cells=600)
+    assert session.push(BARS[0]).wait(30) == 1
+    answer = session.ask("Is it up?", max_tokens=4, timeout=30)
+    assert answer.version == 1 and answer.row == 1 and answer.position == session.position
+    assert 0 <= answer.queue_ms <= answer.ttft_ms <= answer.total_ms
+    assert_recomputes(engine.decoder.model, answer, 1e-4)
+    query = session.flash("Is it up?", choices=["up", "down"])
+    session.push(BARS[1:])
+    assert session.flush(30) == 2
+    assert query.wait(30).version == 2
+    served = session.ask("Is it up?", choices=["up", "down"])
+    assert served.from_flash and served.version == 2 and served.choice == query.answer.choice
+    assert_recomputes(engine.decoder.model, served, 1e-4)
+
+
+@pytest.mark.parametrize("data", [
+    BARS[0], BARS, pl.DataFrame(BARS), pl.LazyFrame(BARS), pd.DataFrame(BARS), tuple(BARS),
+    iter(BARS),
+], ids=["dict", "list", "polars", "lazy", "pandas", "tuple", "iterator"])  # fmt: skip
+def test_every_kind_of_rows_reads_the_same(make_engine, data):
+    engine = make_engine(start=False)
+    session = engine.open("s", schema="ohlcv", cells=600)
+    tick = session.push(data)
+    run_until_idle(engine)
+    rows = BARS[:1] if isinstance(data, dict) else BARS
+    want = engine.open("t", schema="ohlcv", cells=600).schema.render(rows)
+    assert engine.tokens.text(session.token_ids) == want
+    assert tick.rows == session.rows == len(rows) and tick.version == 1
+
+
+def test_texts_are_rows_of_their_own(make_engine):
+    engine = make_engine(start=False)
+    session = engine.open("s", cells=200)
+    session.push("a line")
+    session.push(["two", b"three\n"])
+    run_until_idle(engine)
+    assert engine.tokens.text(session.token_ids) == "a line\ntwo\nthree\n"
+    assert (session.rows, session.version) == (3, 2)
+
+
+def test_an_empty_push_is_nothing(make_engine):
+    session = make_engine(start=False).open("s", schema="ohlcv", cells=200)
+    assert session.push([]).wait(0) == 0
+    assert session.push(pl.DataFrame(BARS).head(0)).wait(0) == 0
+    assert session.pending_rows == 0
+
+
+NAN = float("nan")
+
+
+@pytest.mark.parametrize(("data", "message"), [
+    ({**BARS[0], "x": 1}, "x"),
+    ({"o": 1.0}, "h"),
+    ({**BARS[0], "c": NAN}, "c"),
+    ({**BARS[0], "c": None}, "c"),
+    ([BARS[0], {**BARS[0], "h": NAN}], "row 1"),
+    (b"caf\xe9", "byte 0xe9 at 3"),
+    ("a\udcffb", "not valid Unicode"),
+    ("  ", "text is empty"),
+    (42, "got int"),
+    ([BARS[0], "text"], "dict, str"),
+    (None, "got NoneType"),
+])  # fmt: skip
+def test_a_bad_row_is_refused_and_nothing_of_its_push_is_taken(make_engine, data, message):
+    engine = make_engine(start=False)
+    session = engine.open("s", schema="ohlcv", cells=600)
+    with pytest.raises(RowError, match=message) as caught:
+        session.push(data)
+    assert "\n" not in str(caught.value)
+    assert session.pending_rows == 0
+    good = session.push(BARS[0])
+    run_until_idle(engine)
+    assert good.version == 1 and session.rows == 1
+
+
+def test_a_push_beyond_the_budget_is_refused_whole(make_engine):
+    engine = make_engine(start=False)
+    session = engine.open("s", cells=20)
+    session.push("0123456789")
+    with pytest.raises(CellsExhausted, match="needs 11 cells for 1 rows, 9 of its 20 are left"):
+        session.push("0123456789")
+    session.push("01234567")
+    run_until_idle(engine)
+    assert session.rows == 2 and session.cells_used == 20 == session.position
+    answer = session.ask_start("full, and asked?", max_tokens=3)
+    run_until_idle(engine)
+    assert_recomputes(engine.decoder.model, answer.result(), 1e-4)
+
+
+def test_a_full_queue_raises(make_engine):
+    engine = make_engine(start=False)
+    session = engine.open("s", cells=200, max_pending=2, on_full="raise")
+    session.push("1"), session.push("2")
+    with pytest.raises(QueueFull, match="2 of at most 2 rows queued and 1 more came"):
+        session.push("3")
+    run_until_idle(engine)
+    session.push("3")
+    run_until_idle(engine)
+    assert engine.tokens.text(session.token_ids) == "1\n2\n3\n"
+
+
+def test_a_full_queue_drops_the_oldest_and_counts_them(make_engine):
+    engine = make_engine(start=False)
+    session = engine.open("s", cells=200, max_pending=2, on_full="drop_oldest")
+    ticks = [session.push(str(i)) for i in range(5)]
+    run_until_idle(engine)
+    assert engine.tokens.text(session.token_ids) == "3\n4\n"
+    assert session.dropped_rows == 3 == engine.stats().dropped_rows
+    with pytest.raises(TickDropped):
+        ticks[0].wait(0)
+    assert ticks[4].wait(0) == 2
+
+
+def test_a_full_queue_blocks_until_there_is_room(make_engine):
+    engine = make_engine(start=False)
+    session = engine.open("s", cells=400, max_pending=1)
+    session.push("1")
+    pushed = threading.Event()
+    thread = threading.Thread(target=lambda: (session.push("2"), pushed.set()), daemon=True)
+    thread.start()
+    assert not pushed.wait(0.1)
+    run_until_idle(engine)
+    assert pushed.wait(30)
+    run_until_idle(engine)
+    assert engine.tokens.text(session.token_ids) == "1\n2\n"
+
+
+def test_closing_wakes_a_blocked_push(make_engine):
+    engine = make_engine(start=False)
+    session = engine.open("s", cells=400, max_pending=1)
+    session.push("1")
+    errors = []
+
+    def push():
+        try:
+            session.push("2")
+        except SessionClosed as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=push, daemon=True)
+    thread.start()
+    session.close()
+    thread.join(30)
+    assert len(errors) == 1
+
+
+def test_a_push_larger_than_the_queue_is_taken(make_engine):
+    engine = make_engine(start=False)
+    session = engine.open("s", cells=400, max_pending=2, on_full="raise")
+    session.push([str(i) for i in range(10)])
+    run_until_idle(engine)
+    assert session.rows == 10
+
+
+@pytest.mark.parametrize(("options", "message"), [
+    ({"question": ""}, "question is empty"),
+    ({"question": 7}, "got int"),
+    ({"choices": ["up"]}, "at least two different"),
+    ({"choices": "up"}, "at least two different"),
+    ({"choices": ["up", "up"]}, "at least two different"),
+    ({"choices": ["up", ""]}, "has no tokens"),
+    ({"max_tokens": 0}, "at least 1"),
+    ({"stop": [""]}, "non-empty"),
+    ({"temperature": -1}, "at least 0"),
+])  # fmt: skip
+def test_bad_questions(make_engine, options, message):
+    session = make_engine(start=False).open("s", cells=100)
+    with pytest.raises(QuestionError, match=message):
+        session.ask(**{"question": "q?", **options})
+    if "temperature" not in options:  # flash queries are greedy
+        with pytest.raises(QuestionError, match=message):
+            session.flash(**{"question": "q?", **options})
+    assert session.flash_queries == []
+
+
+def test_answers_stop_at_stop_strings_and_lengths(make_engine):
+    engine = make_engine()
+    session = engine.open("s", cells=200)
+    session.push("the data")
+    whole = session.ask("q?", max_tokens=12, timeout=30)
+    assert len(whole.token_ids) == 12 or whole.finish_reason == "stop"
+    text = whole.text
+    cut = text[3:5]
+    stopped = session.ask("q?", max_tokens=12, stop=cut, timeout=30)
+    assert stopped.finish_reason == "stop" and stopped.text == text[: text.find(cut)]
+
+
+def test_text_streams_in_pieces(engine):
+    session = engine.open("s", cells=200)
+    session.push("the data")
+    answer = session.ask_start("q?", max_tokens=12)
+    pieces = list(answer)
+    assert (
+        len(pieces) > 1 and "".join(pieces) == answer.text == session.ask("q?", max_tokens=12).text
+    )
+    assert [*answer] == [answer.text]
+
+
+def test_seeded_sampling_repeats(engine):
+    session = engine.open("s", cells=200)
+    session.push("the data")
+
+    def ask(seed):
+        return session.ask("q?", max_tokens=12, temperature=1.5, top_p=0.9, seed=seed).token_ids
+
+    assert ask(1) == ask(1) != ask(2)
+
+
+def test_coroutines_ask_push_and_stream(engine):
+    session = engine.open("s", cells=400)
+
+    async def main():
+        assert await session.push("the data") == 1
+        one, two = await asyncio.gather(
+            session.ask_async("q?", max_tokens=5), session.ask_async("which?", choices=["a", "b"])
+        )
+        assert one.done and set(two.probabilities) == {"a", "b"}
+        pieces = [piece async for piece in session.ask_start("q?", max_tokens=9)]
+        assert "".join(pieces)
+        slow = session.ask_start("q?", max_tokens=200)
+        task = asyncio.ensure_future(slow._result())
+        await asyncio.sleep(0)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert slow.cancelled
+        with pytest.raises(QuestionError):
+            await session.ask_async("")
+
+    asyncio.run(main())
+
+
+def test_a_timeout_cancels_the_question(make_engine):
+    session = make_engine(start=False).open("s", cells=100)
+    with pytest.raises(TimeoutError):
+        session.ask("q?", timeout=0.01)
+
+
+def test_a_stream_delivers_every_row_and_shows_progress(engine, capsys):
+    session = engine.open("s", schema="ohlcv", cells=1500)
+    feed = session.stream(pl.DataFrame(BARS * 3), every=2)
+    assert feed.wait(60) == 12 == session.rows and session.version == 6
+    assert "12/12" in capsys.readouterr().err
+    assert repr(feed) == "Feed(12 of 12 rows, done)"
+
+
+def test_a_stream_ends_at_a_bad_row_and_says_so(engine):
+    session = engine.open("s", schema="ohlcv", cells=1500)
+    feed = session.stream([*BARS, {"o": 1.0}, *BARS], progress=False)
+    with pytest.raises(RowError):
+        feed.wait(60)
+    session.flush(30)
+    assert feed.rows_sent == 4 == session.rows
+    assert "failed" in repr(feed)
+
+
+def test_a_stream_stops_when_told(engine):
+    session = engine.open("s", schema="ohlcv", cells=1500)
+    feed = session.stream(BARS * 1000, rate=20, progress=False)
+    feed.stop()
+    assert feed.wait(30) < 4000
+    with pytest.raises(RowError, match="rows per second"):
+        session.stream(BARS, rate=0)
+    with pytest.raises(RowError, match="'60x'"):
+        session.stream(BARS, speed="fast")
+    with pytest.raises(RowError, match="at least one row"):
+        session.stream(BARS, every=0)
+
+
+def test_a_stream_follows_the_rows_own_time(engine):
+    start = dt.datetime(2026, 1, 1)
+    rows = [{"time": start + dt.timedelta(hours=i), **bar} for i, bar in enumerate(BARS)]
+    session = engine.open("s", schema="ohlcv", cells=1500)
+    feed = session.stream(rows, speed="3600000x", progress=False)
+    assert feed.wait(60) == 4
+    bad = session.stream(BARS, speed="2x", progress=False)
+    with pytest.raises(RowError, match="use rate="):
+        bad.wait(30)
+
+
+def test_names_are_free_after_closing(engine):
+    with engine.open("s", cells=900) as session:
+        assert engine.session("s") is session
+    assert engine.sessions == {} and session.closed
+    assert engine.open("s", cells=900).version == 0
+
+
+def test_reprs_say_what_matters(engine):
+    session = engine.open("s", cells=600)
+    session.push("data").wait(30)
+    assert repr(session) == "Session('s', version 1, 1 rows, 5 of 600 cells, 0 flash queries)"
+    answer = session.ask("q?", max_tokens=3)
+    assert "version 1" in repr(answer) and "TTFT" in repr(answer)
+    assert repr(engine).startswith("Engine('LlamaForCausalLM', float32 on cpu, 1 sessions")
+    stats = engine.stats()
+    assert stats.answers == 1 and stats.ticks == 1 and stats.ttft_ms_p50 > 0
+    assert stats.promised_cells == {"s": 600}
+    assert wb.current_engine() is engine
+
+
+def test_the_embedded_model_loads_and_answers():
+    with wb.Engine(cells=2048, threads=1) as engine:
+        assert engine.model_name == "tape"
+        session = engine.open("s", schema="ohlcv", prompt="You watch the tape.", cells=900)
+        session.push(BARS)
+        answer = session.ask("Is the trend up or down?", choices=["up", "down"], timeout=60)
+        assert answer.choice in ("up", "down")
+
+
+def test_two_models_need_not_agree_on_anything():
+    with (
+        wb.Engine(tiny_model("gemma2"), cells=512) as one,
+        wb.Engine(tiny_model(), cells=512) as two,
+    ):
+        a, b = one.open("s", cells=100), two.open("s", cells=100)
+        a.push("x").wait(30), b.push("y").wait(30)
+        assert wb.current_engine() is two

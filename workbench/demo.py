@@ -1,0 +1,471 @@
+"""``python -m workbench.demo``: three sessions, live data, standing questions, latency by context.
+
+The embedded model reads the weekly prices that ship with plotly and two made-up markets while
+flash queries follow them. At six context sizes it is asked questions, with the truth that polars
+computes beside each answer, and timed against plain transformers that read everything again. The
+run ends with a table and a figure (an HTML file that opens offline).
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import torch
+from tqdm import tqdm
+
+import workbench as wb
+from workbench.errors import WorkbenchError
+from workbench.streams.market import market
+from workbench.streams.render import price_text, schema_for
+from workbench.tape import weights_path
+
+PROMPT = "You watch the tape."
+FRACTIONS = (1 / 16, 1 / 8, 1 / 4, 1 / 2, 3 / 4, 1.0)  # of the data, where questions are asked
+QUICK_FRACTIONS = (1 / 2, 1.0)
+QUICK_BARS = 24
+RATE = 30.0  # bars per second
+LINES_PER_FLASH = 5  # changes of one flash query that are printed; the rest are counted
+REPEATS = 5  # of a timed ask
+WIDTH = 100
+UP_DOWN = ("up", "down")
+ABOVE_BELOW = ("above", "below")
+
+Truth = Callable[[pl.DataFrame], str | None]
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A question about one session, and its truth as of some rows (None: too few, or a tie)."""
+
+    text: Callable[[pl.DataFrame], str]
+    truth: Truth
+    choices: tuple[str, ...] | None = None
+
+
+@dataclass
+class Desk:
+    """One session with its data, its questions and its standing question."""
+
+    session: wb.Session
+    frame: pl.DataFrame
+    questions: list[Asked]
+    standing: Asked
+    standing_name: str
+    flash: wb.FlashQuery | None = None
+    changes: int = 0
+
+
+@dataclass(frozen=True)
+class Point:
+    """Milliseconds at one context size; ``again_ms`` is plain transformers reading it all again."""
+
+    context: int
+    ttft_ms: float
+    total_ms: float
+    flash_ms: float
+    again_ms: float
+
+    @property
+    def ratio(self) -> float:
+        """How many times longer reading it all again takes to the first token."""
+        return self.again_ms / self.ttft_ms
+
+
+@dataclass
+class Report:
+    """What the run has shown so far."""
+
+    points: list[Point] = field(default_factory=list)
+    asked: int = 0
+    right: int = 0
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the demo; returns the exit code."""
+    options = _parser().parse_args(arguments)
+    began = time.perf_counter()
+    report = Report()
+    code = 0
+    try:
+        _check(options)
+        with wb.Engine() as engine:
+            try:
+                _play(engine, options, report)
+            except KeyboardInterrupt:
+                print("\nstopped; this is what was measured until then")
+                code = 130
+        if report.points:
+            print(table(report.points))
+            write_figure(report.points, options.out)
+            print(f"figure: {options.out}")
+        print(f"{time.perf_counter() - began:.0f} s in all")
+    except KeyboardInterrupt:
+        print("\nstopped")
+        return 130
+    except (WorkbenchError, OSError) as error:
+        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        return 1
+    return code
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m workbench.demo",
+        description="Three sessions on the embedded model, live data, questions with the truth "
+        "beside them, and latency as the context grows. Offline, a minute at most; Ctrl-C stops "
+        "it and shows what was measured so far.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    parser.add_argument(
+        "--bars", type=int, default=300, metavar="N",
+        help="bars of each made-up market; one is about 32 tokens",
+    )  # fmt: skip
+    parser.add_argument(
+        "--out", type=Path, default=Path("out/latency.html"), metavar="FILE",
+        help="where to write the figure",
+    )  # fmt: skip
+    parser.add_argument(
+        "--quick", action="store_true",
+        help=f"a few seconds: {QUICK_BARS} bars, as fast as they go, two context sizes",
+    )  # fmt: skip
+    return parser
+
+
+def _check(options: argparse.Namespace) -> None:
+    if options.quick:
+        options.bars = min(options.bars, QUICK_BARS)
+    if options.bars < QUICK_BARS:
+        msg = f"--bars {options.bars}: expected at least {QUICK_BARS}"
+        raise WorkbenchError(msg)
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+
+
+# The run.
+
+
+def _play(engine: wb.Engine, options: argparse.Namespace, report: Report) -> None:
+    parameters = sum(p.numel() for p in engine.decoder.model.parameters())
+    print(
+        f"{engine.model_name}: {parameters / 1e6:.1f} M parameters, "
+        f"{str(engine.dtype).removeprefix('torch.')}, {torch.get_num_threads()} threads"
+    )
+    plain = _plain_model(engine)
+    desks = _open(engine, options)
+    for desk in desks:
+        _watch(desk)
+    fractions = QUICK_FRACTIONS if options.quick else FRACTIONS
+    bars = [_bar(desk) for desk in desks]
+    try:
+        for fraction in fractions:
+            _flow(desks, bars, fraction, None if options.quick else RATE)
+            _ask(desks, report)
+            report.points.append(_time(desks[0], plain))
+    finally:
+        for bar in bars:
+            bar.close()
+        print(_summary(desks, report))
+
+
+def _open(engine: wb.Engine, options: argparse.Namespace) -> list[Desk]:
+    frames = {
+        "btc": market(options.bars, seed=7, symbols=("BTC",), start=68_000.0),
+        "eth": market(options.bars, seed=11, symbols=("ETH",), start=3_500.0),
+        "stocks": _stocks(options.quick),
+    }
+    for name, frame in frames.items():
+        _check_length(engine, name, frame)
+    last_close = Asked(lambda _: "What was the last close?", _last("c"))
+    trend = Asked(
+        lambda _: "Is the trend up or down over the last 10 bars?", _direction("c", 10), UP_DOWN
+    )
+    level = Asked(
+        lambda frame: f"Is the last close above or below {_level(frame)}?", _side, ABOVE_BELOW
+    )
+    bar = Asked(lambda _: "Was the last bar up or down?", _bar_direction, UP_DOWN)
+    short_trend = Asked(
+        lambda _: "Is the trend up or down over the last 3 bars?", _direction("c", 3), UP_DOWN
+    )
+    goog = Asked(lambda _: "What was the last value of GOOG?", _last("GOOG"))
+    aapl = Asked(
+        lambda _: "Is AAPL up or down over the last 3 rows?", _direction("AAPL", 3), UP_DOWN
+    )
+    msft = Asked(
+        lambda _: "Is MSFT up or down over the last 5 rows?", _direction("MSFT", 5), UP_DOWN
+    )
+    made = {
+        "btc": ("ohlcv", [last_close, level], trend, "trend over 10 bars"),
+        "eth": ("ohlcv", [last_close, short_trend], bar, "last bar"),
+        "stocks": (None, [goog, aapl], msft, "MSFT over 5 rows"),
+    }
+    return [
+        Desk(engine.open(name, prompt=PROMPT, schema=schema), frames[name], asked, standing, label)
+        for name, (schema, asked, standing, label) in made.items()
+    ]
+
+
+def _stocks(quick: bool) -> pl.DataFrame:
+    """Weekly prices of six companies, 2018 and 2019, relative to the first week."""
+    import plotly.data
+
+    stocks = plotly.data.stocks(return_type="polars")
+    return stocks.head(QUICK_BARS) if quick else stocks
+
+
+def _check_length(engine: wb.Engine, name: str, frame: pl.DataFrame) -> None:
+    rows = schema_for("ohlcv" if "o" in frame.columns else None).render(frame.to_dicts())
+    tokens = len(engine.tokens.data(rows))
+    room = 16_384 - 512  # a session's usual budget, less prompt, question and answer
+    if tokens > room:
+        msg = (
+            f"session {name!r} would hold {tokens:,} tokens of {frame.height:,} rows, the model "
+            f"reads {room:,}; use at most --bars {frame.height * room // tokens:,}"
+        )
+        raise WorkbenchError(msg)
+
+
+def _watch(desk: Desk) -> None:
+    """Register the standing question, and print how its answer changes."""
+
+    def changed(query: wb.FlashQuery) -> None:
+        answer = query.answer
+        truth = None if answer is None else desk.standing.truth(desk.frame.head(answer.row))
+        if answer is None or truth is None:
+            return  # too early to tell
+        desk.changes += 1
+        if desk.changes > LINES_PER_FLASH:
+            return
+        more = "; more changes are only counted" if desk.changes == LINES_PER_FLASH else ""
+        _say(
+            f"  {desk.session.name:<7}flash query at row {answer.row}: {desk.standing_name} "
+            f"{answer.text} ({answer.confidence:.0%}), polars: {truth}{more}"
+        )
+
+    desk.flash = desk.session.flash(
+        desk.standing.text(desk.frame), choices=desk.standing.choices, on_change=changed
+    )
+
+
+def _flow(desks: list[Desk], bars: list[tqdm], fraction: float, rate: float | None) -> None:
+    """Stream every session up to ``fraction`` of its data, all of them at once."""
+    feeds = []
+    longest = max(desk.frame.height for desk in desks)
+    for desk in desks:
+        sent = desk.session.rows
+        more = desk.frame.slice(sent, max(0, round(desk.frame.height * fraction) - sent))
+        pace = None if rate is None else rate * desk.frame.height / longest
+        feeds.append(desk.session.stream(more, rate=pace, progress=False))
+    try:
+        while not all(feed.done for feed in feeds):
+            for desk, bar in zip(desks, bars, strict=True):
+                _show(desk, bar)
+            time.sleep(0.05)
+        for feed in feeds:
+            feed.wait()
+    finally:
+        for feed in feeds:
+            feed.stop()
+        for desk, bar in zip(desks, bars, strict=True):
+            _show(desk, bar)
+
+
+def _bar(desk: Desk) -> tqdm:
+    return tqdm(
+        total=desk.frame.height, desc=f"{desk.session.name:<7}", unit=" rows", ncols=WIDTH,
+        bar_format="{desc}{percentage:3.0f}%|{bar:28}| {n_fmt} of {total_fmt} rows{postfix}",
+        disable=None,  # without a terminal there is nothing to redraw
+    )  # fmt: skip
+
+
+def _show(desk: Desk, bar: tqdm) -> None:
+    answer = desk.flash.answer if desk.flash else None
+    said = "" if answer is None else f", {desk.standing_name}: {answer.text}"
+    bar.set_postfix_str(f"{desk.session.position:,} tokens{said}", refresh=False)
+    bar.update(desk.session.rows - bar.n)
+
+
+def _ask(desks: list[Desk], report: Report) -> None:
+    """Ask every session its questions, and print the truth beside each answer."""
+    for desk in desks:
+        for asked in desk.questions:
+            seen = desk.frame.head(desk.session.rows)
+            truth = asked.truth(seen)
+            if truth is None:
+                continue
+            answer = desk.session.ask(asked.text(seen), choices=asked.choices, max_tokens=12)
+            said = " ".join(answer.text.split())
+            is_right = said == truth
+            report.asked += 1
+            report.right += is_right
+            shown = said if len(said) <= 13 else said[:12] + "…"
+            _say(
+                f"  {desk.session.name:<7}{asked.text(seen):<47}{shown or '(nothing)':<14}"
+                f"polars: {truth:<8} {'hit ' if is_right else 'miss'}{answer.ttft_ms:6.1f} ms"
+            )
+
+
+def _time(desk: Desk, plain: Any) -> Point:
+    """Time an ask, a flash hit, and plain transformers reading the same tokens again."""
+    question = desk.questions[0].text(desk.frame)
+    answers = [desk.session.ask(question, max_tokens=8) for _ in range(REPEATS)]
+    flash = desk.flash
+    assert flash is not None
+    while not flash.is_fresh:
+        if flash.error is not None:
+            raise flash.error
+        time.sleep(0.002)
+    hits = []
+    for _ in range(REPEATS):
+        began = time.perf_counter()
+        hit = desk.session.ask(flash.question, choices=flash.choices)
+        hits.append((time.perf_counter() - began) * 1e3)
+        assert hit.from_flash
+    ids = torch.tensor([answers[0].input_ids])
+    again = []
+    for _ in range(2):
+        began = time.perf_counter()
+        with torch.inference_mode():
+            plain(input_ids=ids, use_cache=False, logits_to_keep=1)
+        again.append((time.perf_counter() - began) * 1e3)
+    point = Point(
+        context=answers[0].position,
+        ttft_ms=statistics.median(answer.ttft_ms for answer in answers),
+        total_ms=statistics.median(answer.total_ms for answer in answers),
+        flash_ms=statistics.median(hits),
+        again_ms=min(again),
+    )
+    _say(
+        f"  at {point.context:,} tokens: first token of an answer after {point.ttft_ms:.1f} ms, "
+        f"reading it all again takes {point.again_ms:,.0f} ms\n"
+    )
+    return point
+
+
+def _plain_model(engine: wb.Engine) -> Any:
+    """The same weights in plain transformers, with its fastest attention on a CPU."""
+    from transformers import AutoModelForCausalLM
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    try:
+        return AutoModelForCausalLM.from_pretrained(
+            weights_path(), dtype=engine.dtype, attn_implementation="sdpa"
+        ).eval()
+    finally:
+        logging.enable_progress_bar()
+
+
+# Truth, as the model could know it: prices as printed, with five significant digits.
+
+
+def _last(column: str) -> Truth:
+    def truth(frame: pl.DataFrame) -> str | None:
+        return price_text(frame[column][-1]) if frame.height else None
+
+    return truth
+
+
+def _direction(column: str, rows: int) -> Truth:
+    def truth(frame: pl.DataFrame) -> str | None:
+        if frame.height <= rows:
+            return None
+        return _compared(frame[column][-1 - rows], frame[column][-1], UP_DOWN)
+
+    return truth
+
+
+def _bar_direction(frame: pl.DataFrame) -> str | None:
+    return _compared(frame["o"][-1], frame["c"][-1], UP_DOWN) if frame.height else None
+
+
+def _level(frame: pl.DataFrame) -> str:
+    """The middle of the closes so far."""
+    return price_text(frame.select(pl.col("c").median()).item())
+
+
+def _side(frame: pl.DataFrame) -> str | None:
+    return _compared(float(_level(frame)), frame["c"][-1], ABOVE_BELOW)
+
+
+def _compared(before: float, after: float, words: tuple[str, str]) -> str | None:
+    first, last = float(price_text(before)), float(price_text(after))
+    return None if first == last else words[0] if last > first else words[1]
+
+
+# What is shown at the end.
+
+
+def _summary(desks: list[Desk], report: Report) -> str:
+    lines = [f"questions: {report.right} of {report.asked} as polars says"]
+    for desk in desks:
+        if desk.flash is None:
+            continue
+        truths = [(a.text, desk.standing.truth(desk.frame.head(a.row))) for a in desk.flash.answers]
+        known = [(said, truth) for said, truth in truths if truth is not None]
+        right = sum(said == truth for said, truth in known)
+        lines.append(
+            f"flash query of {desk.session.name} ({desk.standing_name}): "
+            f"{desk.flash.evaluations} answers, {right} of {len(known)} as polars says, "
+            f"{desk.changes} changes"
+        )
+    return "\n".join(lines)
+
+
+def table(points: Sequence[Point]) -> str:
+    """The points as text, one line per context size."""
+    heads = ("context", "first token", "whole answer", "flash hit", "read again", "ratio")
+    units = ("tokens", "ms", "ms", "ms", "ms", "")
+    lines = ["", *("".join(f"{word:>14}" for word in words) for words in (heads, units))]
+    lines += [
+        f"{p.context:>14,}{p.ttft_ms:>14.1f}{p.total_ms:>14.1f}{p.flash_ms:>14.3f}"
+        f"{p.again_ms:>14,.1f}{p.ratio:>13.1f}x"
+        for p in points
+    ]
+    lines += [
+        "",
+        "read again: plain transformers, the same model and tokens, nothing cached, to the first",
+        "token; ratio: read again / first token. `python -m workbench.bench latency` also compares",
+        "with a transformers cache kept warm by hand, which is the stronger rival.",
+    ]
+    return "\n".join(lines)
+
+
+def write_figure(points: Sequence[Point], path: Path) -> None:
+    """Latency against context size as an HTML file with everything inside it."""
+    import plotly.graph_objects as go
+
+    context = [point.context for point in points]
+    curves = {
+        "stateless: read it all again, first token": [p.again_ms for p in points],
+        "session: whole answer": [p.total_ms for p in points],
+        "session: first token": [p.ttft_ms for p in points],
+        "flash query: answered beforehand": [p.flash_ms for p in points],
+    }
+    figure = go.Figure(
+        [go.Scatter(x=context, y=y, name=name, mode="lines+markers") for name, y in curves.items()]
+    )
+    figure.update_layout(
+        title="Time to answer as the context grows (embedded model)",
+        template="plotly_white",
+        legend={"orientation": "h", "y": -0.2},
+        hovermode="x unified",
+    )
+    figure.update_xaxes(title="context, tokens", rangemode="tozero")
+    figure.update_yaxes(title="milliseconds (log scale)", type="log", exponentformat="none")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.write_html(path, include_plotlyjs=True, full_html=True)
+
+
+def _say(line: str) -> None:
+    tqdm.write(line, file=sys.stdout)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
