@@ -227,7 +227,8 @@ class Engine(StepEngine):
         dtype = str(self.dtype).removeprefix("torch.")
         return (
             f"Engine({self.model_name!r}, {dtype} on {self.device}, "
-            f"{len(self._sessions)} sessions, {self.pool.num_free:,} of {self.num_cells:,} cells free)"
+            f"{len(self._sessions)} sessions, "
+            f"{self.pool.num_free:,} of {self.num_cells:,} cells free)"
         )
 
 

@@ -1,0 +1,36 @@
+# Two commands do everything on a fresh machine: `make demo` and `make test`.
+PYTHON ?= python3
+BIN = .venv/bin
+INSTALLED = .venv/.installed
+
+help:  ## show this list
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## */\t/' | expand -t 14
+
+demo: $(INSTALLED)  ## install, then run the main job: sessions, streams, questions, a latency plot
+	$(BIN)/python -m workbench.demo
+
+lab: $(INSTALLED)  ## open JupyterLab on the first tutorial
+	$(BIN)/jupyter lab notebooks/01_first_tick.ipynb
+
+test: $(INSTALLED)  ## everything: lint, imports, tests, tutorial notebooks
+	$(BIN)/ruff check
+	$(BIN)/lint-imports
+	$(BIN)/pytest
+	$(MAKE) notebooks
+
+notebooks: $(INSTALLED)  ## run the tutorials and compare their outputs
+	$(BIN)/pytest -p no:python --nbval --nbval-current-env --nbval-cell-timeout 120 \
+	  --nbval-sanitize-with notebooks/sanitize.cfg notebooks
+
+bench: $(INSTALLED)  ## measure latency against context growth (about ten minutes, idle machine)
+	$(BIN)/python -m workbench.bench latency
+
+pictures: $(INSTALLED)  ## take the README's picture of the dashboard (needs Chromium)
+	$(BIN)/python -m workbench.notebook.screenshot data/pictures
+
+$(INSTALLED): pyproject.toml constraints.txt
+	test -d .venv || $(PYTHON) -m venv .venv
+	$(BIN)/pip install --disable-pip-version-check -c constraints.txt -e ".[dev]"
+	touch $@
+
+.PHONY: help demo lab test notebooks bench pictures

@@ -1,0 +1,92 @@
+"""The project's promises about itself: public names, the map, one set of versions."""
+
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import workbench
+
+ROOT = Path(__file__).parents[1]
+PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+
+
+def name_of(requirement: str) -> str:
+    return re.split(r"[\s<>=!;\[]", requirement, maxsplit=1)[0].lower().replace("_", "-")
+
+
+def test_public_names():
+    assert sorted(workbench.__all__) == [
+        "Answer", "Engine", "Feed", "FlashQuery", "Session", "Tick", "WorkbenchError",
+        "current_engine", "dashboard",
+    ]  # fmt: skip
+    for name in workbench.__all__:
+        assert getattr(workbench, name)
+
+
+def test_the_map_names_every_module_and_nothing_else():
+    text = (ROOT / "workbench/README.md").read_text()
+    named = set(re.findall(r"^\| `([\w/]+\.py)` \|", text, flags=re.MULTILINE))
+    files = {
+        str(path.relative_to(ROOT / "workbench"))
+        for path in (ROOT / "workbench").rglob("*.py")
+        if path.name != "__init__.py" and "__pycache__" not in path.parts
+    }
+    assert named == files
+
+
+def test_kernels_is_not_a_package():
+    """With an ``__init__.py`` it would shadow Hugging Face's package of that name."""
+    assert not (ROOT / "kernels/__init__.py").exists()
+
+
+def test_every_requirement_is_pinned_once():
+    lines = (ROOT / "constraints.txt").read_text().splitlines()
+    pins = [name_of(line) for line in lines if line and not line.startswith("#")]
+    assert len(set(pins)) == len(pins)
+    project = PYPROJECT["project"]
+    wanted = project["dependencies"] + project["optional-dependencies"]["dev"]
+    assert {name_of(r) for r in wanted} - set(pins) == {"triton"}
+    assert "torch==2.13.0" in lines
+
+
+def test_conda_installs_the_same_versions():
+    text = (ROOT / "environment.yml").read_text()
+    assert "- -c constraints.txt" in text and "- -e .[dev]" in text
+    listed = re.findall(r"^  - (\S+)", text, flags=re.MULTILINE)
+    (python,) = [item for item in listed if item.startswith("python=")]
+    lowest = PYPROJECT["project"]["requires-python"].removeprefix(">=")
+    assert tuple(map(int, python.removeprefix("python=").split("."))) >= tuple(
+        map(int, lowest.split("."))
+    )
+    # Nothing comes from conda that the constraints pin.
+    assert {name_of(item) for item in listed} == {"python", "pip", "pip:"}
+
+
+def test_the_engine_imports_without_the_notebook_packages():
+    code = (
+        "import sys\n"
+        "for name in ('ipywidgets', 'plotly', 'polars', 'pandas', 'IPython'):\n"
+        "    sys.modules[name] = None\n"
+        "import workbench.engine.engine, workbench.front, workbench.testing\n"
+        "engine = workbench.Engine(workbench.testing.tiny_model(), cells=256)\n"
+        "session = engine.open('s', cells=100)\n"
+        "session.push({'a': 1})\n"
+        "assert session.ask('q?', max_tokens=2).done\n"
+        "engine.close()\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
+
+
+def test_no_file_names_a_machine():
+    tracked = subprocess.run(
+        ["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True
+    ).stdout.split("\n")
+    if not any(tracked):
+        return  # not a checkout
+    for name in filter(None, tracked):
+        path = ROOT / name
+        if path.suffix in {".py", ".md", ".toml", ".txt", ".yml", ".ipynb", ".json", ".cfg"}:
+            found = re.search(r"/(home|root|Users|work)/\w+", path.read_text())
+            assert not found or path == Path(__file__), f"{name}: {found}"
