@@ -1,9 +1,10 @@
 """Attention over runs of cells: one plan of tiles, several backends that execute it.
 
-``active()`` says which backend ``attend`` uses. Nothing falls back silently: a backend that cannot
-run something raises.
+``active()`` says which backend ``attend`` uses, ``native.reason()`` why the compiled CPU kernels
+are not in use where they are not.
 """
 
+from workbench_kernels import native
 from workbench_kernels.cpu import attend, write_cells
 from workbench_kernels.tiles import Run, SliceRows, Tile, TilePlan, plan_tiles
 
@@ -11,5 +12,5 @@ __all__ = ["Run", "SliceRows", "Tile", "TilePlan", "active", "attend", "plan_til
 
 
 def active() -> str:
-    """Name of the backend that ``attend`` runs on."""
-    return "cpu"
+    """``"cpu-native"`` where bfloat16 runs on the compiled kernels, ``"cpu"`` where on torch's."""
+    return "cpu-native" if native.available() else "cpu"

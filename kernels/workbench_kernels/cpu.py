@@ -1,4 +1,7 @@
-"""The tile plan on a CPU: torch's attention per tile, with its log-sum-exp, merged exactly."""
+"""The tile plan on a CPU: torch's attention per tile, with its log-sum-exp, merged exactly.
+
+bfloat16 goes to the compiled kernels of `native` where the install could build them.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from workbench_kernels import native
 from workbench_kernels.merge import merge
 from workbench_kernels.tiles import Tile, TilePlan
 
@@ -49,6 +53,22 @@ def attend(
     Returns:
         ``[rows, heads, value_dim]`` in q's dtype.
     """
+    if native.available() and native.fits(q, k, v, softcap):
+        return native.attend(q, k, v, plan, scale=scale, sinks=sinks)
+    return attend_by_tile(q, k, v, plan, scale=scale, softcap=softcap, sinks=sinks)
+
+
+def attend_by_tile(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    plan: TilePlan,
+    *,
+    scale: float,
+    softcap: float | None = None,
+    sinks: Tensor | None = None,
+) -> Tensor:
+    """`attend` on torch's kernels alone, tile by tile: any dtype, any layer."""
     rows, heads, dim = q.shape
     kv_heads, value_dim = k.shape[0], v.shape[-1]
     group = heads // kv_heads

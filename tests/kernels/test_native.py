@@ -1,0 +1,164 @@
+"""The compiled CPU kernels against the float64 reference, and that their absence is said aloud."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+
+import workbench_kernels as kernels
+from workbench_kernels import cpu, native, reference
+from workbench_kernels.tiles import Run, SliceRows
+
+needs_native = pytest.mark.skipif(not native.available(), reason=native.reason() or "available")
+
+# Inputs are equal on both sides; what is left is the rounding of softmax weights and output to
+# bfloat16, each 2**-9 of values near 3.
+BOUND = 2e-2
+
+
+def case(slices, *, heads, kv_heads, dim, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    k = torch.full((kv_heads, 5000, dim), torch.nan, dtype=torch.bfloat16)
+    v = k.clone()
+    for run in {run for item in slices for run in item.runs}:
+        cells = slice(run.start, run.start + run.length)
+        for pool in (k, v):
+            new = torch.randn(kv_heads, run.length, dim, generator=generator)
+            pool[:, cells] = new.to(torch.bfloat16)
+    rows = sum(item.num_rows for item in slices)
+    q = torch.randn(rows, heads, dim, generator=generator).to(torch.bfloat16)
+    return q, k, v
+
+
+BATCH = [
+    SliceRows(0, 3, 150, (Run(100, 153),)),
+    SliceRows(3, 1, 60, (Run(100, 50), Run(300, 11))),
+    SliceRows(4, 2, 60, (Run(100, 50), Run(300, 11), Run(400, 1))),
+    SliceRows(6, 33, 0, (Run(440, 33),)),
+    SliceRows(39, 70, 180, (Run(500, 250),)),
+]
+
+
+@needs_native
+@pytest.mark.parametrize("sinks", [False, True], ids=["", "sinks"])
+@pytest.mark.parametrize("window", [None, 1, 5, 37, 150])
+@pytest.mark.parametrize(("heads", "kv_heads"), [(8, 2), (4, 4), (8, 1), (3, 1)])
+@pytest.mark.parametrize("dim", [32, 64, 96, 128])
+def test_a_ragged_batch(dim, heads, kv_heads, window, sinks):
+    q, k, v = case(BATCH, heads=heads, kv_heads=kv_heads, dim=dim)
+    plan = kernels.plan_tiles(BATCH, window=window)
+    sink = torch.linspace(-2, 3, heads) if sinks else None
+    assert native.fits(q, k, v, None)
+    got = native.attend(q, k, v, plan, scale=dim**-0.5, sinks=sink)
+    want = reference.attend(q, k, v, plan, scale=dim**-0.5, sinks=sink)
+    torch.testing.assert_close(got.double(), want, rtol=0, atol=BOUND)
+
+
+@needs_native
+@pytest.mark.parametrize("length", [1, 2, 127, 128, 129, 2047, 2048, 2049, 4300])
+@pytest.mark.parametrize("start", [0, 3])
+def test_block_and_split_borders(start, length):
+    slices = [SliceRows(0, 1, length - 1, (Run(start, length),))]
+    q, k, v = case(slices, heads=4, kv_heads=2, dim=32)
+    plan = kernels.plan_tiles(slices)
+    got = native.attend(q, k, v, plan, scale=0.2)
+    want = reference.attend(q, k, v, plan, scale=0.2)
+    torch.testing.assert_close(got.double(), want, rtol=0, atol=BOUND)
+
+
+@needs_native
+def test_an_answer_does_not_depend_on_who_else_is_in_the_step():
+    trunk = Run(0, 3000)
+    alone = [SliceRows(0, 2, 3000, (trunk, Run(3500, 2)))]
+    crowd = [
+        *alone,
+        SliceRows(2, 5, 2500, (Run(0, 2500), Run(3600, 5))),
+        SliceRows(7, 64, 300, (Run(4000, 364),)),
+    ]
+    q, k, v = case(crowd, heads=8, kv_heads=2, dim=64)
+    # The same splits for both: `split` cuts tiles where a neighbour's run ends only at multiples.
+    some = native.attend(q[:2], k, v, kernels.plan_tiles(alone, split=500), scale=0.125)
+    many = native.attend(q, k, v, kernels.plan_tiles(crowd, split=500), scale=0.125)
+    assert torch.equal(some, many[:2])
+
+
+@needs_native
+def test_threads_do_not_change_a_bit():
+    q, k, v = case(BATCH, heads=8, kv_heads=2, dim=64)
+    plan = kernels.plan_tiles(BATCH)
+    before = torch.get_num_threads()
+    try:
+        outs = []
+        for threads in (1, 2, 3):
+            torch.set_num_threads(threads)
+            outs.append(native.attend(q, k, v, plan, scale=0.125))
+    finally:
+        torch.set_num_threads(before)
+    assert torch.equal(outs[0], outs[1]) and torch.equal(outs[0], outs[2])
+
+
+@needs_native
+def test_scores_far_apart_do_not_overflow():
+    slices = [SliceRows(0, 1, 299, (Run(0, 300),))]
+    q, k, v = case(slices, heads=2, kv_heads=1, dim=32)
+    plan = kernels.plan_tiles(slices)
+    got = native.attend(q * 100, k * 100, v, plan, scale=1.0)
+    want = reference.attend(q * 100, k * 100, v, plan, scale=1.0)
+    torch.testing.assert_close(got.double(), want, rtol=0, atol=BOUND)
+
+
+@needs_native
+@pytest.mark.parametrize("which", ["q", "k", "v"])
+def test_not_a_number_is_never_swallowed(which):
+    slices = [SliceRows(0, 1, 199, (Run(0, 200),))]
+    q, k, v = case(slices, heads=2, kv_heads=1, dim=32)
+    {"q": q[0, 0], "k": k[0, 70], "v": v[0, 70]}[which][5] = torch.nan
+    out = native.attend(q, k, v, kernels.plan_tiles(slices), scale=0.2)
+    assert bool(torch.isnan(out).any())
+
+
+@needs_native
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("rows", [1, 2, 3, 4])
+@pytest.mark.parametrize(("outer", "inner"), [(1, 32), (7, 64), (1000, 96), (300, 1024)])
+def test_a_product_of_few_rows(rows, outer, inner, bias):
+    generator = torch.Generator().manual_seed(3)
+
+    def random(*shape):
+        return torch.randn(*shape, generator=generator).to(torch.bfloat16)
+
+    x, w, b = random(1, rows, inner), random(outer, inner), random(outer) if bias else None
+    got = native.linear(x, w, b)
+    want = x.double() @ w.double().T + (0 if b is None else b.double())
+    # One rounding of the result to 8 bits, and float32 sums.
+    torch.testing.assert_close(got.double(), want, rtol=2**-8, atol=1e-3)
+
+
+def test_what_does_not_fit_goes_to_torch():
+    q = torch.randn(1, 2, 32)
+    k = torch.randn(1, 10, 32)
+    assert not native.fits(q, k, k, None)
+    q, k = q.bfloat16(), k.bfloat16()
+    assert native.fits(q, k, k, None)
+    assert not native.fits(q, k, k, 5.0)
+    assert not native.fits(q[..., :24], k[..., :24], k[..., :24], None)
+
+
+def test_both_paths_agree():
+    q, k, v = case(BATCH, heads=8, kv_heads=2, dim=64)
+    plan = kernels.plan_tiles(BATCH)
+    one = cpu.attend(q, k, v, plan, scale=0.125)
+    other = cpu.attend_by_tile(q, k, v, plan, scale=0.125)
+    torch.testing.assert_close(one.float(), other.float(), rtol=0, atol=2 * BOUND)
+
+
+def test_absence_is_said():
+    code = "import workbench_kernels as k; print(k.active(), '|', k.native.reason())"
+    env = {**os.environ, "WORKBENCH_NATIVE": "0"}
+    out = subprocess.run(
+        [sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True
+    ).stdout
+    assert out == "cpu | switched off by WORKBENCH_NATIVE=0\n"
+    assert kernels.active() == ("cpu-native" if native.available() else "cpu")
