@@ -172,7 +172,7 @@ inline void fold(float* s, int first, int last, Row& row, float* acc, int dim, b
     top = _mm512_max_ps(top, x);
   }
   const float block_top = _mm512_reduce_max_ps(top);
-  const float new_top = std::max(row.top, block_top);
+  const float new_top = block_top <= row.top ? row.top : block_top;  // NaN goes through
   if (new_top == -INFINITY) {  // nothing visible yet
     std::memset(p, 0, BLOCK * sizeof(bf16));
     return;
