@@ -89,7 +89,7 @@ def _readers(slices: list[SliceRows], window: int | None) -> list[_Reader]:
 
 
 def _cuts(readers: list[_Reader], split: int | None) -> list[int]:
-    cuts = set()
+    cuts: set[int] = set()
     for start, end, position, _ in readers:
         cuts.update((start, end))
         if split is not None:
@@ -133,7 +133,8 @@ def plan_tiles(
         start, end = cuts[i], cuts[i + 1]
         position = here[0].position + start - here[0].start
         last = position + end - start - 1
-        clear, masked = [], []
+        clear: list[SliceRows] = []
+        masked: list[SliceRows] = []
         for reader in here:
             item = reader.item
             hidden = last > item.position

@@ -182,11 +182,13 @@ class StepEngine:
 
     def _report(self, plan: Plan, duration_s: float) -> None:
         self.num_steps += 1
-        tokens = {phase.name.lower(): plan.tokens(phase) for phase in Phase}
-        num_slices = len(plan.slices)
         self.events.emit(
-            Planned(step=self.num_steps, num_slices=num_slices, duration_s=duration_s, **tokens)
-        )
+            Planned(
+                step=self.num_steps, decode=plan.tokens(Phase.DECODE),
+                question=plan.tokens(Phase.QUESTION), ingest=plan.tokens(Phase.INGEST),
+                flash=plan.tokens(Phase.FLASH), num_slices=len(plan.slices), duration_s=duration_s,
+            )
+        )  # fmt: skip
 
     # What a slice's outcome means.
 

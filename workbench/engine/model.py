@@ -107,7 +107,7 @@ class Decoder:
         max_positions: the most positions the model is made for.
     """
 
-    def __init__(self, model: nn.Module, name: str) -> None:
+    def __init__(self, model: Any, name: str) -> None:
         self.name = name
         self.model = model.eval()
         self.config = model.config.get_text_config(decoder=True)
@@ -207,7 +207,7 @@ class Decoder:
 
 
 @contextlib.contextmanager
-def _plain_attention(model: nn.Module) -> Iterator[None]:
+def _plain_attention(model: Any) -> Iterator[None]:
     """The model with transformers' own eager attention, for comparison."""
     model.set_attn_implementation("eager")
     try:
@@ -333,7 +333,7 @@ def load(
     tokenizer = _load_tokenizer(source)
     try:
         with _quiet_loading():
-            model = AutoModelForCausalLM.from_pretrained(
+            model: Any = AutoModelForCausalLM.from_pretrained(
                 source, dtype=auto_dtype(dtype), attn_implementation=ATTENTION
             )
     except (OSError, ValueError, KeyError) as error:
