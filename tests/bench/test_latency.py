@@ -1,0 +1,183 @@
+import json
+
+import pytest
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from workbench.bench import contenders, latency, machine, report
+from workbench.bench.__main__ import main
+from workbench.bench.floor import Floor
+from workbench.bench.peers import Stateless, Warm, WarmStatic
+from workbench.bench.stream import bars, take
+from workbench.errors import WorkbenchError
+
+
+@pytest.fixture(scope="module")
+def result(tmp_path_factory):
+    """What the command writes, at a size that takes a second or two."""
+    out = tmp_path_factory.mktemp("bench") / "latency.json"
+    command = "latency --size tiny --dtype float32 --threads 1 --contexts 300 600 --repeats 1"
+    assert main([*command.split(), "--stateless-repeats", "1", "--out", str(out)]) == 0
+    return json.loads(out.read_text())
+
+
+@pytest.fixture
+def llama():
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        hidden_size=32, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
+        head_dim=8, intermediate_size=48, vocab_size=64, initializer_range=0.3,
+        tie_word_embeddings=False,
+    )  # fmt: skip
+    return LlamaForCausalLM(config).eval()
+
+
+def test_the_result_says_what_it_was_measured_with(result):
+    assert result["benchmark"] == "latency"
+    assert result["command"].startswith("python -m workbench.bench latency --size tiny")
+    assert result["versions"]["torch"] == torch.__version__
+    assert {"python", "transformers", "triton"} <= set(result["versions"])
+    assert {"cpu", "threads", "memory_bytes"} <= set(result["machine"])
+    assert result["model"]["dtype"] == "float32"
+    assert result["bandwidth"]["before"] > 0
+    assert len(result["bandwidth"]["bytes_per_s"]) == 3
+
+
+def test_every_system_is_measured_at_every_context(result):
+    ours = {contenders.ONE, contenders.EIGHT, contenders.CHOICES, contenders.FLASH, contenders.BAR}
+    warm = {contenders.ONE, contenders.EIGHT, contenders.BAR}
+    expected = {
+        contenders.OURS: ours,
+        Warm.name: warm,
+        WarmStatic.name: warm,
+        Stateless.name: {contenders.ONE, contenders.EIGHT},
+    }
+    assert [block["context"] for block in result["contexts"]] == [300, 600]
+    for block in result["contexts"]:
+        got: dict[str, set[str]] = {}
+        for entry in block["measured"]:
+            got.setdefault(entry["system"], set()).add(entry["kind"])
+            assert 0 < entry["min_ms"] <= entry["median_ms"] <= entry["p90_ms"]
+            assert entry["samples"] == len(entry["all_ms"]) == len(entry["positions"])
+            assert abs(entry["position"] - block["context"]) < 100
+        assert got == expected
+
+
+def test_reading_is_timed_for_the_session_and_the_warm_peer(result):
+    for block in result["contexts"]:
+        assert block["reading"]["tokens"] > 0
+        assert set(block["reading"]["seconds"]) == {contenders.OURS, Warm.name}
+        assert min(block["reading"]["seconds"].values()) > 0
+
+
+def test_ratios_follow_from_the_medians(result):
+    for block in result["contexts"]:
+        at = {(entry["system"], entry["kind"]): entry for entry in block["measured"]}
+        ours = at[contenders.OURS, contenders.EIGHT]
+        ratios = block["ratios"][contenders.EIGHT]
+        assert ratios["ours/floor"] == ours["median_ms"] / ours["floor_ms"]
+        peer = at[Warm.name, contenders.EIGHT]
+        assert ratios[f"ours/{Warm.name}"] == ours["median_ms"] / peer["median_ms"]
+
+
+def test_everyone_agrees_and_the_comparison_would_see_a_missing_bar(result):
+    for block in result["contexts"]:
+        equality = block["equality"]
+        assert set(equality["max_difference"]) == {Warm.name, WarmStatic.name, Stateless.name}
+        assert max(equality["max_difference"].values()) <= equality["bound"] == 1e-3
+        assert equality["difference_if_the_last_bar_were_missing"] > 100 * equality["bound"]
+        assert equality["same_greedy_tokens"] == {Warm.name: True, WarmStatic.name: True}
+
+
+def test_nothing_is_measured_when_answers_differ():
+    equality = {
+        "position": 2600,
+        "max_difference": {"a peer": 0.5},
+        "choice_difference": 0.0,
+        "bound": 0.3,
+    }
+    with pytest.raises(WorkbenchError, match=r"differ by 0\.5 from a peer, bound 0\.3"):
+        latency.check(equality)
+    equality["max_difference"]["a peer"] = float("nan")
+    with pytest.raises(WorkbenchError, match="differ by nan"):
+        latency.check(equality)
+
+
+def test_the_table_has_a_line_per_measurement(result):
+    shown = report.table(result)
+    assert shown.count(contenders.OURS + "  ") == 2 * 5
+    assert "context 300 tokens" in shown and "context 600 tokens" in shown
+
+
+def test_floor_counts_weights_and_cache_but_not_the_embedding_table(llama):
+    floor = Floor.of(llama)
+    attention = 32 * 32 + 2 * 32 * 16 + 32 * 32
+    layer = attention + 3 * 32 * 48 + 2 * 32
+    assert floor.weight_bytes == 4 * (2 * layer + 32 + 64 * 32)
+    assert floor.kv_bytes_per_token == 2 * 2 * 2 * 8 * 4
+    one = floor.weight_bytes + 116 * floor.kv_bytes_per_token
+    assert floor.bytes_read(100, 16, 1) == one
+    assert floor.bytes_read(100, 16, 2) == 2 * one + floor.kv_bytes_per_token
+    assert floor.ms(100, 16, 1, bandwidth=1e6) == one / 1e3
+
+
+def test_floor_counts_a_tied_table_since_the_head_reads_it():
+    shape = {
+        "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 4,
+        "num_key_value_heads": 4, "intermediate_size": 48, "vocab_size": 64,
+    }  # fmt: skip
+    tied = LlamaForCausalLM(LlamaConfig(tie_word_embeddings=True, **shape))
+    loose = LlamaForCausalLM(LlamaConfig(tie_word_embeddings=False, **shape))
+    assert Floor.of(tied) == Floor.of(loose)
+
+
+def test_peers_give_the_same_answers_again_after_cutting_back(llama):
+    context = torch.randint(0, 64, (700,), generator=torch.Generator().manual_seed(1)).tolist()
+    question = [5, 6, 7]
+    expected = Stateless(llama).ask(context, question, 8)
+    score = Stateless(llama).score(context, question, expected.token_ids)
+    warm = Warm(llama)
+    warm.advance(context[:600])
+    static = WarmStatic(llama, warm, room=120)
+    for peer in (warm, static):
+        peer.advance(context[600:])
+        for _ in range(2):
+            reply = peer.ask(question, 8)
+            assert reply.token_ids == expected.token_ids
+            assert 0 < reply.ttft_ms < reply.total_ms
+            assert peer.score(question, reply.token_ids) == pytest.approx(score, abs=1e-4)
+        peer.forget(50)
+        peer.advance(context[-50:])
+        assert peer.ask(question, 8).token_ids == expected.token_ids
+        assert peer.length == 700
+
+
+def test_the_stream_has_the_tokens_asked_for_and_is_the_same_again():
+    def encode(text):
+        return list(text.encode())
+
+    rows = take(bars(3), 1000, encode)
+    assert rows == take(bars(3), 1000, encode)
+    assert rows != take(bars(4), 1000, encode)
+    assert set(rows[0]) == {"o", "h", "l", "c", "v"}
+    assert 20 < len(rows) < 40
+
+
+@pytest.mark.parametrize(
+    ("name", "short"),
+    [
+        ("AMD EPYC 9654 96-Core Processor", "amd-epyc-9654"),
+        ("Intel(R) Xeon(R) CPU @ 2.20GHz", "intel-xeon"),
+        ("", "cpu"),
+    ],
+)
+def test_a_cpu_has_a_name_that_fits_a_file(name, short):
+    assert machine.short_name(name) == short
+
+
+def test_a_wrong_option_is_one_line_and_no_file(tmp_path, capsys):
+    out = tmp_path / "x.json"
+    command = ["latency", "--size", "tiny", "--contexts", "900", "300", "--out", str(out)]
+    assert main(command) == 1
+    assert "expected ascending numbers of tokens" in capsys.readouterr().err
+    assert not out.exists()

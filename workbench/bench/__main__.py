@@ -1,0 +1,123 @@
+"""``python -m workbench.bench``: measure, print a table, write JSON."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from workbench.errors import WorkbenchError
+
+RESULTS = Path("data/bench")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a benchmark; returns the exit code."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    options = _parser().parse_args(arguments)
+    command = shlex.join(["python", "-m", "workbench.bench", *arguments])
+    try:
+        return int(options.run(options, command))
+    except WorkbenchError as error:
+        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("stopped; nothing was written", file=sys.stderr)
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m workbench.bench",
+        description="Measurements against peers and against the machine's own limit. Each prints "
+        "a table and writes JSON with versions, machine and command. Run them on an idle machine.",
+    )
+    commands = parser.add_subparsers(dest="benchmark", required=True, metavar="BENCHMARK")
+    _add_latency(commands)
+    return parser
+
+
+def _add_latency(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    from workbench.bench.latency import Options
+    from workbench.bench.model import SIZES
+
+    usual = Options()
+    latency = commands.add_parser(
+        "latency",
+        help="time to answer as the context grows, against plain transformers and the floor",
+        description="A session and plain transformers (stateless, and with a cache kept warm by "
+        "hand) read the same bars; at each context they answer the same 16-token question, a bar "
+        "arriving before each. Before that their log-probabilities must agree. The floor is the "
+        "bytes an answer must read over the measured read bandwidth. The model has random weights "
+        "and is made on the spot; nothing is downloaded.",
+    )
+    shown = "(default: %(default)s)"
+    latency.add_argument(
+        "--contexts", type=int, nargs="+", default=usual.contexts, metavar="TOKENS",
+        help=f"tokens before the question, ascending (default: {_words(usual.contexts)})",
+    )  # fmt: skip
+    latency.add_argument(
+        "--repeats", type=int, default=usual.repeats, metavar="N",
+        help=f"measured rounds per context {shown}",
+    )  # fmt: skip
+    latency.add_argument(
+        "--stateless-repeats", type=int, default=usual.stateless_repeats, metavar="N",
+        help=f"how many of the rounds also ask the stateless peer, which takes long {shown}",
+    )  # fmt: skip
+    latency.add_argument(
+        "--size", choices=sorted(SIZES), default=usual.size,
+        help=f"the model's size; tiny is for trying the command, its times mean nothing {shown}",
+    )  # fmt: skip
+    latency.add_argument(
+        "--dtype", choices=["auto", "bfloat16", "float32"], default=usual.dtype,
+        help=f"of everyone; auto is bfloat16 where the CPU multiplies it, else float32 {shown}",
+    )  # fmt: skip
+    latency.add_argument(
+        "--threads", type=int, default=usual.threads, metavar="N",
+        help=f"CPU threads of torch {shown}",
+    )  # fmt: skip
+    latency.add_argument(
+        "--seed", type=int, default=usual.seed, metavar="N",
+        help=f"of the weights and of the stream {shown}",
+    )  # fmt: skip
+    latency.add_argument(
+        "--out", type=Path, metavar="FILE",
+        help=f"where to write the JSON (default: {RESULTS}/latency-<cpu>.json)",
+    )  # fmt: skip
+    latency.set_defaults(run=_latency)
+
+
+def _words(values: Sequence[int]) -> str:
+    return " ".join(map(str, values))
+
+
+def _latency(options: argparse.Namespace, command: str) -> int:
+    from workbench.bench import latency, machine, report
+
+    result = latency.run(
+        latency.Options(
+            contexts=tuple(options.contexts),
+            repeats=options.repeats,
+            stateless_repeats=options.stateless_repeats,
+            size=options.size,
+            dtype=options.dtype,
+            threads=options.threads,
+            seed=options.seed,
+        ),
+        command,
+    )
+    out = options.out
+    if out is None:
+        out = RESULTS / f"latency-{machine.short_name(machine.cpu_name())}.json"
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text(json.dumps(result, indent=1) + "\n")
+    print(report.table(result))
+    print(f"\nwritten to {out}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,74 @@
+"""The machine a figure was measured on, and how fast it reads memory."""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import statistics
+import time
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+
+PACKAGES = ("workbench", "torch", "transformers", "tokenizers", "numpy", "triton")
+BUFFER_BYTES = 1 << 30  # far beyond any cache
+SPELL = 3  # sums in a row; a process that has just been idle is slow for the first
+
+
+def describe(threads: int) -> dict[str, Any]:
+    """CPU, cores, threads used, memory in bytes, system."""
+    return {
+        "cpu": cpu_name(),
+        "logical_cpus": os.cpu_count(),
+        "threads": threads,
+        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        "memory_bytes": os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"),
+        "system": f"{platform.system()} {platform.machine()}",
+        "load_average_1_min": round(os.getloadavg()[0], 2),
+    }
+
+
+def versions() -> dict[str, str | None]:
+    """Python's version and those of the packages that decide speed; None for one not installed."""
+    found: dict[str, str | None] = {"python": platform.python_version()}
+    for name in PACKAGES:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            found[name] = None
+    return found
+
+
+def cpu_name() -> str:
+    """The CPU's name as the system states it."""
+    info = Path("/proc/cpuinfo")
+    if info.exists() and (found := re.search(r"model name\s*:\s*(.+)", info.read_text())):
+        return found[1].strip()
+    return platform.processor() or platform.machine()
+
+
+def short_name(name: str) -> str:
+    """A CPU's name as part of a file name: ``AMD EPYC 9654 (TM) @ 2.4GHz`` -> ``amd-epyc-9654``."""
+    name = re.sub(r"\((r|tm)\)|@.*|\b(cpu|processor|\d+-core)\b", " ", name.lower())
+    return "-".join(re.findall(r"[a-z0-9]+", name)) or "cpu"
+
+
+def read_bandwidth(repeats: int = 7, num_bytes: int = BUFFER_BYTES) -> float:
+    """Bytes per second that torch's threads read: the sum of a large float32 buffer, median.
+
+    Args:
+        repeats: how many times the buffer is summed, after some that are not counted.
+        num_bytes: size of the buffer; the default is far larger than any cache.
+    """
+    buffer = torch.ones(num_bytes // 4)
+    for _ in range(SPELL):
+        buffer.sum()
+    taken = []
+    for _ in range(repeats):
+        began = time.perf_counter()
+        buffer.sum()
+        taken.append(time.perf_counter() - began)
+    return buffer.nbytes / statistics.median(taken)
