@@ -114,8 +114,9 @@ class Decoder:
         self.device = str(model.device)
         self.dtype: torch.dtype = model.dtype
         self.max_positions: int = getattr(self.config, "max_position_embeddings", None) or 2**31
-        self.layers = self._survey()
-        self._prove()
+        with _refusals(name):
+            self.layers = self._survey()
+            self._prove()
 
     @property
     def bytes_per_cell(self) -> int:
@@ -148,7 +149,7 @@ class Decoder:
         survey = _Survey()
         ids = torch.zeros(1, 2, dtype=torch.long, device=self.device)
         positions = torch.arange(2, device=self.device)[None]
-        with torch.inference_mode(), _refusals(self.name):
+        with torch.inference_mode():
             self.model(
                 input_ids=ids, position_ids=positions, use_cache=False, workbench_step=survey
             )
@@ -156,9 +157,9 @@ class Decoder:
         if len(survey.layers) != expected:
             missing = sorted(set(range(expected)) - set(survey.layers))
             msg = (
-                f"{self.name}: {len(survey.layers)} of {expected} layers use attention (layers "
-                f"{missing[:8]} do not); a model that keeps other state cannot be branched, use a "
-                "pure attention model"
+                f"{len(survey.layers)} of {expected} layers use transformers' attention interface "
+                f"(layers {missing[:8]} do not), so their state is not in the cells; use a model "
+                "whose layers all do"
             )
             raise UnsupportedModel(msg)
         return survey.layers
@@ -199,7 +200,7 @@ class Decoder:
         bound = max(bound, 0.05 * spread if self.dtype.itemsize == 2 else 1e-3 * spread)
         if not error <= bound:
             msg = (
-                f"{self.name}: logits of a chunked run differ from the model's own by {error:.3g} "
+                f"logits of a chunked run differ from the model's own by {error:.3g} "
                 f"(bound {bound:.3g}); {type(self.model).__name__} must mask or keep state in a "
                 "way the engine does not know, and will not be run"
             )
