@@ -17,6 +17,7 @@ from workbench.cells.pool import CellPool
 from workbench.cells.sequence import Sequence
 from workbench.cells.tensors import CellTensors, LayerShape
 from workbench.engine.batch import Part, Step
+from workbench.engine.linear import quicken
 from workbench.errors import ModelError, UnsupportedModel
 
 ATTENTION = "workbench"
@@ -114,6 +115,7 @@ class Decoder:
         self.device = str(model.device)
         self.dtype: torch.dtype = model.dtype
         self.max_positions: int = getattr(self.config, "max_position_embeddings", None) or 2**31
+        quicken(self.model)
         with _refusals(name):
             self.layers = self._survey()
             self._prove()

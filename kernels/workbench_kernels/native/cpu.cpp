@@ -19,6 +19,9 @@ constexpr int BLOCK = 128;  // cells per step; packed K and V of a block stay in
 constexpr int MAX_DIM = 256;
 constexpr int ROWS = 4;  // packed rows per register tile
 
+// Accumulators stay in registers only if the loops over them are unrolled before anything else.
+#define UNROLL _Pragma("GCC unroll 8")
+
 using bf16 = uint16_t;
 
 // exp on 16 floats, within 2 units in the last place for what softmax needs (x <= 0, or near it).
@@ -111,48 +114,56 @@ struct Packed {
 
 // scores[r][cell] = scale * q[r] . k[cell] for `n` <= ROWS packed rows of a block.
 template <int N>
-inline void scores_of(const uint32_t* const* q, const Packed& packed, int dim, float scale, float* out) {
+__attribute__((noinline)) void scores_of(const uint32_t* const* q, const Packed& packed, int dim,
+                                         float scale, float* out) {
+  const uint32_t* row[N];
+  UNROLL for (int r = 0; r < N; r++) row[r] = q[r];
   for (int c = 0; c < BLOCK; c += 64) {
     __m512 acc[N][4];
-    for (auto& row : acc)
-      for (auto& a : row) a = _mm512_setzero_ps();
-    for (int w = 0; w < dim / 2; w++) {
-      const uint32_t* k = packed.k + w * BLOCK + c;
-      const __m512i k0 = _mm512_load_si512(k), k1 = _mm512_load_si512(k + 16),
-                    k2 = _mm512_load_si512(k + 32), k3 = _mm512_load_si512(k + 48);
-      for (int r = 0; r < N; r++) {
-        const __m512i x = _mm512_set1_epi32(q[r][w]);
-        acc[r][0] = dot(acc[r][0], k0, x);
-        acc[r][1] = dot(acc[r][1], k1, x);
-        acc[r][2] = dot(acc[r][2], k2, x);
-        acc[r][3] = dot(acc[r][3], k3, x);
+    UNROLL for (int r = 0; r < N; r++)
+      UNROLL for (int i = 0; i < 4; i++) acc[r][i] = _mm512_setzero_ps();
+    const uint32_t* k = packed.k + c;
+    for (int w = 0; w < dim / 2; w++, k += BLOCK) {
+      __m512i keys[4];
+      UNROLL for (int i = 0; i < 4; i++) keys[i] = _mm512_load_si512(k + 16 * i);
+      UNROLL for (int r = 0; r < N; r++) {
+        const __m512i x = _mm512_set1_epi32(row[r][w]);
+        UNROLL for (int i = 0; i < 4; i++) acc[r][i] = dot(acc[r][i], keys[i], x);
       }
     }
-    for (int r = 0; r < N; r++)
-      for (int i = 0; i < 4; i++)
-        _mm512_storeu_ps(out + r * BLOCK + c + 16 * i, _mm512_mul_ps(acc[r][i], _mm512_set1_ps(scale)));
+    const __m512 factor = _mm512_set1_ps(scale);
+    UNROLL for (int r = 0; r < N; r++)
+      UNROLL for (int i = 0; i < 4; i++)
+        _mm512_storeu_ps(out + r * BLOCK + c + 16 * i, _mm512_mul_ps(acc[r][i], factor));
   }
 }
 
 // acc[r][dim] += p[r] . v for `n` <= ROWS packed rows of a block.
-template <int N>
-inline void values_of(const uint32_t* p, const Packed& packed, int pairs, int dim, float* const* acc) {
-  for (int d = 0; d < dim; d += 32) {
-    __m512 sum[N][2];
-    for (int r = 0; r < N; r++)
-      for (int i = 0; i < 2; i++) sum[r][i] = _mm512_loadu_ps(acc[r] + d + 16 * i);
-    for (int c = 0; c < pairs; c++) {
-      const uint32_t* v = packed.v + c * dim + d;
-      const __m512i v0 = _mm512_loadu_si512(v), v1 = _mm512_loadu_si512(v + 16);
-      for (int r = 0; r < N; r++) {
-        const __m512i x = _mm512_set1_epi32(p[r * BLOCK / 2 + c]);
-        sum[r][0] = dot(sum[r][0], v0, x);
-        sum[r][1] = dot(sum[r][1], v1, x);
-      }
+template <int N, int W>  // W vectors of 16 dims from d on
+inline void some_values(const uint32_t* p, const uint32_t* v, int pairs, int dim, int d,
+                        float* const* acc) {
+  __m512 sum[N][W];
+  UNROLL for (int r = 0; r < N; r++)
+    UNROLL for (int i = 0; i < W; i++) sum[r][i] = _mm512_loadu_ps(acc[r] + d + 16 * i);
+  v += d;
+  for (int c = 0; c < pairs; c++, v += dim) {
+    __m512i values[W];
+    UNROLL for (int i = 0; i < W; i++) values[i] = _mm512_loadu_si512(v + 16 * i);
+    UNROLL for (int r = 0; r < N; r++) {
+      const __m512i x = _mm512_set1_epi32(p[r * BLOCK / 2 + c]);
+      UNROLL for (int i = 0; i < W; i++) sum[r][i] = dot(sum[r][i], values[i], x);
     }
-    for (int r = 0; r < N; r++)
-      for (int i = 0; i < 2; i++) _mm512_storeu_ps(acc[r] + d + 16 * i, sum[r][i]);
   }
+  UNROLL for (int r = 0; r < N; r++)
+    UNROLL for (int i = 0; i < W; i++) _mm512_storeu_ps(acc[r] + d + 16 * i, sum[r][i]);
+}
+
+template <int N>
+__attribute__((noinline)) void values_of(const uint32_t* p, const Packed& packed, int pairs, int dim,
+                                         float* const* acc) {
+  int d = 0;
+  for (; d + 64 <= dim; d += 64) some_values<N, 4>(p, packed.v, pairs, dim, d, acc);
+  if (d < dim) some_values<N, 2>(p, packed.v, pairs, dim, d, acc);
 }
 
 // Running softmax of one packed row: acc is not normalised until the end.
@@ -215,8 +226,7 @@ inline void block_rows(const uint32_t* const* q, const Packed& packed, int dim, 
 // All packed rows (rows x group of one KV head) of a unit against its cells.
 void run_unit(const Unit& unit, const bf16* q, const bf16* k, const bf16* v, const int32_t* row_ids,
               const int32_t* positions, int heads, int kv_heads, int head, int dim, int64_t window,
-              float scale, float* partial) {
-  static thread_local Packed packed;
+              float scale, float* partial, Packed& packed) {
   const int group = heads / kv_heads, total = unit.num_rows * group, width = dim + 2;
   for (int r = 0; r < total; r++) {
     float* out = partial + int64_t(r) * width;
@@ -282,16 +292,16 @@ template <int R>
 inline void columns(const bf16* x, const bf16* w, const bf16* bias, bf16* y, int64_t n0, int n,
                     int64_t outer, int64_t inner) {
   __m512 acc[R][COLUMNS];
-  for (auto& row : acc)
-    for (auto& a : row) a = _mm512_setzero_ps();
+  UNROLL for (int r = 0; r < R; r++)
+    UNROLL for (int i = 0; i < COLUMNS; i++) acc[r][i] = _mm512_setzero_ps();
   const bf16* at[COLUMNS];
-  for (int i = 0; i < COLUMNS; i++) at[i] = w + (n0 + std::min(i, n - 1)) * inner;
+  UNROLL for (int i = 0; i < COLUMNS; i++) at[i] = w + (n0 + std::min(i, n - 1)) * inner;
   for (int64_t c = 0; c < inner; c += 32) {
     __m512i weights[COLUMNS];
-    for (int i = 0; i < COLUMNS; i++) weights[i] = _mm512_loadu_si512(at[i] + c);
-    for (int r = 0; r < R; r++) {
+    UNROLL for (int i = 0; i < COLUMNS; i++) weights[i] = _mm512_loadu_si512(at[i] + c);
+    UNROLL for (int r = 0; r < R; r++) {
       const __m512i here = _mm512_loadu_si512(x + r * inner + c);
-      for (int i = 0; i < COLUMNS; i++) acc[r][i] = dot(acc[r][i], weights[i], here);
+      UNROLL for (int i = 0; i < COLUMNS; i++) acc[r][i] = dot(acc[r][i], weights[i], here);
     }
   }
   for (int r = 0; r < R; r++)
@@ -325,13 +335,14 @@ void wb_attend(const bf16* q, const bf16* k, const bf16* v, bf16* out, const Uni
   const int tasks = num_units * kv_heads;
 #pragma omp parallel
   {
+    Packed packed;  // some 140 kB of each thread's stack
 #pragma omp for schedule(dynamic, 1)
     for (int task = 0; task < tasks; task++) {
       const Unit& unit = units[task / kv_heads];
       const int head = task % kv_heads;
       float* here = partial + (int64_t(head) * unit_rows + unit.out_at) * group * width;
       run_unit(unit, q, k + head * plane, v + head * plane, row_ids, positions, heads, kv_heads, head,
-               dim, window, scale, here);
+               dim, window, scale, here, packed);
     }
 #pragma omp for schedule(static)
     for (int item = 0; item < rows * heads; item++) {
