@@ -42,7 +42,8 @@ class Engine(StepEngine):
         dtype: "auto" (bfloat16 where the CPU multiplies it in hardware, else float32),
             "bfloat16", "float32".
         device: "auto" or "cpu".
-        threads: CPU threads of torch, for the whole process; None leaves them as they are.
+        threads: CPU threads of torch for this engine, and for whatever starts later in the process;
+            None leaves them as they are.
         watermark: cells kept for questions; None takes an eighth of the pool.
         limits: sizes of a step, in tokens.
         start: run the engine thread; tests turn it off and call ``step`` themselves.

@@ -28,7 +28,8 @@ def test_bars_are_bars():
     bars = bars_of(3000, np.random.default_rng(5), start=40.0, step=0.01)
     assert (bars["h"] >= np.maximum(bars["o"], bars["c"])).all()
     assert (bars["l"] <= np.minimum(bars["o"], bars["c"])).all()
-    assert (bars["l"] > 0).all() and (bars["v"] > 0).all()
+    assert (bars["l"] > 0).all()
+    assert (bars["v"] > 0).all()
     assert bars["v"].dtype.kind == "i"
 
 
@@ -48,7 +49,7 @@ def test_a_frame_renders():
     frame = market(4, 2, every=dt.timedelta(hours=1))
     text = schema_for("ohlcv").render(frame.to_dicts())
     assert text.count("\n") == 4
-    assert text.startswith("BTC o100.00 ")
+    assert text.split()[1:3] == ["BTC", "o100.00"]
 
 
 def test_nothing_to_make_is_refused():

@@ -30,7 +30,7 @@ tables = st.lists(st.text(min_size=1), min_size=1, max_size=5, unique=True).flat
 def test_a_bar_reads_as_documented():
     assert (
         schema_for("ohlcv").render([{"symbol": "BTC"} | BAR])
-        == "BTC o101.20 h102.00 l100.90 c101.70 v53120 +6\n"
+        == "up6 BTC o101.20 h102.00 l100.90 c101.70 v53120\n"
     )
 
 
@@ -91,13 +91,13 @@ def test_prices_have_five_digits_and_all_before_the_point(value):
     ("opened", "closed", "shown"),
     [
         ("100.00", "100.00", "=0"),
-        ("1000.0", "1000.1", "+1"),
-        ("10000", "10000.5", "+0"),
-        ("100.00", "99.975", "-2"),
-        ("100.00", "100.04", "+3"),
-        ("100.00", "300.00", "+9"),
-        ("0", "1.0000", "+9"),
-        ("-1.0000", "-2.0000", "-9"),
+        ("1000.0", "1000.1", "up1"),
+        ("10000", "10000.5", "up0"),
+        ("100.00", "99.975", "down2"),
+        ("100.00", "100.04", "up3"),
+        ("100.00", "300.00", "up9"),
+        ("0", "1.0000", "up9"),
+        ("-1.0000", "-2.0000", "down9"),
     ],
 )
 def test_moves_are_powers_of_two_of_a_basis_point(opened, closed, shown):
@@ -138,7 +138,8 @@ def test_a_bad_row_says_what_to_do_and_changes_nothing(schema, row, says):
     message = str(caught.value)
     assert says in message
     assert message.startswith("row 1")
-    assert ";" in message and "\n" not in message
+    assert ";" in message
+    assert "\n" not in message
     assert fresh.columns is None
     assert fresh.render([good]).endswith("\n")
 
