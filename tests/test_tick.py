@@ -1,0 +1,75 @@
+"""The queue between producers and the engine keeps every token, in order."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from workbench.errors import SessionClosed, SessionFaulted, TickDropped
+from workbench.tick import Tick, TickQueue
+
+ACTIONS = st.lists(
+    st.one_of(
+        st.tuples(st.just("put"), st.integers(1, 9)), st.tuples(st.just("take"), st.integers(1, 15))
+    ),
+    max_size=40,
+)
+
+
+@given(ACTIONS, st.sampled_from(["raise", "drop_oldest"]))
+def test_tokens_come_out_as_they_went_in(actions, on_full):
+    queue = TickQueue("s", 1000 if on_full == "raise" else 4, on_full)
+    ticks, taken, number = [], [], 0
+    for action, size in actions:
+        if action == "put":
+            tick = Tick(list(range(number, number + size)), 1)
+            number += size
+            ticks.append(tick)
+            queue.put(tick)
+        else:
+            ids = queue.peek(min(size, queue.tokens))
+            taken += ids
+            for tick in queue.consume(len(ids)):
+                tick.version = 1
+                tick.finish()
+    dropped = [t for t in ticks if isinstance(t.error, TickDropped)]
+    assert sum(t.rows for t in dropped) == queue.dropped_rows
+    kept = [i for t in ticks if t not in dropped for i in t.token_ids]
+    assert taken + queue.peek(queue.tokens) == kept
+    assert queue.accepted_tokens == len(kept)
+    assert queue.rows == sum(not t.done for t in ticks) == len(queue.waiting())
+
+
+def test_a_tick_that_is_half_in_is_not_dropped():
+    queue = TickQueue("s", 1, "drop_oldest")
+    first, second, third = (Tick([1, 2, 3], 1) for _ in range(3))
+    queue.put(first)
+    queue.consume(1)
+    queue.put(second)
+    queue.put(third)
+    assert not first.done and isinstance(second.error, TickDropped) and not third.done
+
+
+def test_a_fault_is_told_and_taken_back():
+    queue = TickQueue("s", 9, "block")
+    tick = Tick([1], 1)
+    queue.put(tick)
+    queue.fault(SessionFaulted("broken"))
+    with pytest.raises(SessionFaulted):
+        tick.wait(0)
+    with pytest.raises(SessionFaulted):
+        queue.put(Tick([2], 1))
+    queue.mend()
+    assert not tick.done and queue.peek(1) == [1]
+    queue.put(Tick([2], 1))
+    queue.close()
+    with pytest.raises(SessionClosed, match="open it again"):
+        tick.wait(0)
+    with pytest.raises(SessionClosed):
+        queue.put(Tick([3], 1))
+    assert repr(tick) == "Tick(1 rows, 1 tokens, queued)"
+
+
+def test_waiting_times_out_and_goes_on():
+    tick = Tick([1], 1)
+    with pytest.raises(TimeoutError, match="not done after 0.01 s; it goes on"):
+        tick.wait(0.01)
