@@ -1,0 +1,124 @@
+import asyncio
+
+import pytest
+
+from workbench.answer import Answer
+from workbench.errors import Cancelled, QuestionError
+from workbench.notebook.turn import Turn, add_await
+
+
+class Canvas:
+    def __init__(self):
+        self.pictures = []
+
+    def show(self, answer):
+        self.pictures.append((answer.text, answer.done))
+
+
+def test_a_plain_value_is_complete_at_once():
+    turn = Turn(5)
+    assert turn.done and turn.result() == 5 and repr(turn) == "5"
+    assert asyncio.run(_awaited(turn)) == 5
+
+
+def test_an_answer_is_drawn_as_it_comes_and_once_more_at_its_end():
+    answer, canvas = Answer("Up?", "btc"), Canvas()
+    turn = Turn(answer, canvas)
+    assert repr(turn) == "Turn(Answer('', under way); await it or call result())"
+
+    async def ask():
+        waiting = asyncio.ensure_future(turn._wait())
+        while len(canvas.pictures) < 2:
+            answer.show("u")
+            await asyncio.sleep(0)
+        answer.show("up")
+        answer.end("stop")
+        return await waiting
+
+    assert asyncio.run(ask()) is answer
+    assert canvas.pictures[0] == ("", False)
+    assert canvas.pictures[-1] == ("up", True)
+
+
+def test_result_gives_the_answer_and_raises_its_error(engine):
+    s = engine.open("a")
+    s.push("row one")
+    assert Turn(s.ask_start("Up?", max_tokens=3)).result(60).finish_reason == "length"
+    failed = Answer("Up?", "a")
+    failed.end("error", QuestionError("no"))
+    with pytest.raises(QuestionError, match="no"):
+        Turn(failed).result()
+
+
+def test_result_gives_up_after_its_timeout_and_the_answer_goes_on():
+    answer = Answer("Up?", "a")
+    with pytest.raises(TimeoutError, match="it goes on"):
+        Turn(answer).result(0.02)
+    assert not answer.cancelled
+
+
+def test_an_interrupt_of_a_waiting_cell_cancels_and_keeps_the_text():
+    answer, canvas = Answer("Up?", "a"), Canvas()
+    answer.asks_with([], lambda: answer.end("cancelled", Cancelled("stopped")))
+    turn = Turn(answer, canvas)
+    answer.show("partial")
+
+    async def interrupted():
+        waiting = asyncio.ensure_future(turn._wait())
+        await asyncio.sleep(0)
+        waiting.cancel()
+        try:
+            await waiting
+        except KeyboardInterrupt:
+            return "interrupted"
+
+    # asyncio lets a KeyboardInterrupt out of the loop wherever it is raised
+    with pytest.raises(KeyboardInterrupt):
+        asyncio.run(interrupted())
+    assert answer.cancelled and answer.text == "partial"
+    assert canvas.pictures[-1] == ("partial", True)
+
+
+def test_an_interrupt_of_result_cancels(monkeypatch):
+    answer = Answer("Up?", "a")
+    answer.asks_with([], lambda: answer.end("cancelled", Cancelled("stopped")))
+
+    def interrupt(timeout):
+        monkeypatch.undo()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(answer, "join", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        Turn(answer).result()
+    assert answer.finish_reason == "cancelled"
+
+
+def test_a_tick_is_waited_for(engine):
+    tick = engine.open("a").push("row one")
+    assert asyncio.run(_awaited(Turn(tick))).version == 1
+
+
+CALL = "get_ipython().run_line_magic('stateful', 'list')"
+
+
+@pytest.mark.parametrize(
+    ("cell", "awaited"),
+    [
+        (CALL, f"await {CALL}"),
+        (f"x = {CALL}", f"x = await {CALL}"),
+        (f"for i in x:\n    {CALL}", f"for i in x:\n    await {CALL}"),
+        (f"é = 'ü'; y = {CALL}", f"é = 'ü'; y = await {CALL}"),
+        (f"def f():\n    return {CALL}", None),
+        (f"f = lambda: {CALL}", None),
+        (f"await {CALL}", None),
+        (f's = """{CALL}"""', None),
+        (f"x = ({CALL}", None),  # not complete yet: IPython asks again later
+        ("get_ipython().run_line_magic('time', '')", None),
+    ],
+)
+def test_await_is_written_where_it_may_stand(cell, awaited):
+    assert "".join(add_await(cell.splitlines(keepends=True))) == (awaited or cell)
+
+
+async def _awaited(turn):
+    return await turn
