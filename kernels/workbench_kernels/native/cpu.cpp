@@ -74,6 +74,11 @@ inline void transpose16(const uint32_t* in, int64_t stride, uint32_t* out, int64
   }
 }
 
+// Ask for memory that the next block will read; a hint, so addresses past the end do no harm.
+inline void ahead(const bf16* from, int count) {
+  for (int i = 0; i < count; i += 32) _mm_prefetch(reinterpret_cast<const char*>(from + i), _MM_HINT_T1);
+}
+
 // One block of cells, packed for both products. Cells past `count` are zero.
 struct Packed {
   alignas(64) uint32_t k[MAX_DIM / 2 * BLOCK];    // [dim / 2][cell]: pairs of neighbouring dims
@@ -83,6 +88,7 @@ struct Packed {
   void pack_k(const bf16* src, int count, int dim) {
     const int words = dim / 2;
     for (int c = 0; c < BLOCK; c += 16) {
+      ahead(src + int64_t(c + BLOCK) * dim, 16 * dim);
       const uint32_t* rows = reinterpret_cast<const uint32_t*>(src + int64_t(c) * dim);
       if (c >= count) {
         for (int w = 0; w < words; w++) _mm512_storeu_si512(k + w * BLOCK + c, _mm512_setzero_si512());
@@ -99,6 +105,7 @@ struct Packed {
 
   void pack_v(const bf16* src, int count, int dim) {
     for (int c = 0; c < BLOCK; c += 2) {
+      ahead(src + int64_t(c + BLOCK) * dim, 2 * dim);
       for (int d = 0; d < dim; d += 16) {
         __m512i low = _mm512_setzero_si512(), high = _mm512_setzero_si512();
         if (c < count)
