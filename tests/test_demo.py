@@ -41,7 +41,7 @@ def test_more_bars_than_the_model_reads_are_refused_with_the_number_that_fits(tm
 def test_an_interrupt_shows_what_was_measured_until_then(tmp_path, capsys, monkeypatch):
     times = []
 
-    def interrupted(desk, plain):
+    def interrupted(engine, desk, plain):
         if times:
             raise KeyboardInterrupt
         times.append(desk)
@@ -76,5 +76,4 @@ def test_truth_is_as_printed():
     frame = pl.DataFrame({"c": [100.0, 100.004, 102.0]})
     assert demo._direction("c", 1)(frame.head(2)) is None  # both read 100.00
     assert demo._last("c")(frame) == "102.00"
-    assert demo._level(frame) == "100.00"
-    assert demo._side(frame) == "above"
+    assert demo._last("v")(pl.DataFrame({"v": [53_120]})) == "53120"

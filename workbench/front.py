@@ -23,6 +23,7 @@ from workbench.session import Session
 from workbench.streams.render import schema_for
 from workbench.tape import weights_path
 from workbench.tick import OnFull
+from workbench.waiting import aside
 
 DEFAULT_CELLS = 65_536
 DEFAULT_BUDGET = 16_384
@@ -68,7 +69,9 @@ class Engine(StepEngine):
         global _current
         if threads is not None:
             torch.set_num_threads(threads)
-        decoder, tokenizer = load(weights_path() if model is None else model, dtype, device)
+        decoder, tokenizer = aside(
+            lambda: load(weights_path() if model is None else model, dtype, device)
+        )
         if model is None:
             decoder.name = "tape"
         num_cells = _pool_size(cells, decoder.bytes_per_cell)

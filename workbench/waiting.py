@@ -1,11 +1,25 @@
-"""Something the engine will finish: waited for by a thread, awaited by a coroutine, cancellable."""
+"""Something that will finish: waited for by a thread, awaited by a coroutine, or run aside."""
 
 from __future__ import annotations
 
 import asyncio
 import threading
 from collections.abc import Callable, Generator
-from typing import Any
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+
+def aside(function: Callable[[], T]) -> T:
+    """Run something that computes in a thread that ends with it, and return its result.
+
+    OpenMP keeps a team for every thread that has ever computed. Once the teams outnumber the
+    processors, each parallel region sleeps and is woken instead of spinning, which on two cores
+    costs a third of a decode step; so a caller's thread should compute nothing itself.
+    """
+    with ThreadPoolExecutor(1, thread_name_prefix="workbench-aside") as pool:
+        return pool.submit(function).result()
 
 
 class Completion:

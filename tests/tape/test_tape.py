@@ -25,6 +25,9 @@ SMALL = Recipe(
     stages=(Stage(1.0, batch=2, context=96, branches=GROUP, max_k=3),),
     warmup=2,
 )
+# well below what the card measures, so that another machine's rounding cannot fail them
+FLOOR_CLOSE = 0.85
+FLOOR_TREND = 0.68
 TOKENIZER = AutoTokenizer.from_pretrained(weights_path())
 
 
@@ -151,7 +154,7 @@ def test_a_tokenizer_depends_only_on_its_seed():
 def test_the_shipped_weights_answer_held_out_questions(shipped):
     model, tokenizer = shipped
     right: dict[str, list[bool]] = {}
-    for sample, seen, branches in held_out(tokenizer, 512, 8, seed=SEED + 1, streams=4):
+    for sample, seen, branches in held_out(tokenizer, 1024, 8, seed=SEED + 1, streams=4):
         marks = answered(model, tokenizer, seen, branches)
         for mark, branch in zip(marks, branches, strict=True):
             right.setdefault(label(branch.asked, sample), []).append(mark)
@@ -159,11 +162,6 @@ def test_the_shipped_weights_answer_held_out_questions(shipped):
     trend = [mark for what, marks in right.items() if "over the last" in what for mark in marks]
     assert np.mean(close) >= FLOOR_CLOSE, (np.mean(close), len(close))
     assert np.mean(trend) >= FLOOR_TREND, (np.mean(trend), len(trend))
-
-
-# well below what the card measures, so that another machine's rounding cannot fail them
-FLOOR_CLOSE = 0.8
-FLOOR_TREND = 0.7
 
 
 def test_plain_transformers_generation_gives_the_same_answer(shipped):

@@ -1,7 +1,12 @@
-"""Who is asked: the session and its peers, all on the same context, and what each ask took."""
+"""Who is asked: the session and its peers, all on the same context, and what each ask took.
+
+Everyone computes in the engine's thread: OpenMP keeps a team per thread, and a second team on the
+same processors would slow both sides.
+"""
 
 from __future__ import annotations
 
+import functools
 import itertools
 import time
 from collections.abc import Iterator
@@ -58,7 +63,7 @@ class Contenders:
     def __init__(self, folder: Path, *, cells: int, dtype: str, seed: int) -> None:
         """Load the model in ``folder`` for everyone; the session may hold ``cells`` tokens."""
         self.engine = wb.Engine(folder, cells=cells + 1024, watermark=1024, dtype=dtype)
-        plain = load_plain(folder, self.engine.dtype)
+        plain = self.engine.call(lambda: load_plain(folder, self.engine.dtype))
         self.floor = Floor.of(plain)
         self.stateless = Stateless(plain)
         self.warm = Warm(plain)
@@ -89,7 +94,7 @@ class Contenders:
             times = [time.perf_counter()]
             self.session.push(rows[start : start + TICK]).wait()
             times.append(time.perf_counter())
-            self.warm.advance(self._new_ids())
+            self.engine.call(lambda: self.warm.advance(self._new_ids()))
             times.append(time.perf_counter())
             self.reading_s[OURS] += times[1] - times[0]
             self.reading_s[Warm.name] += times[2] - times[1]
@@ -97,7 +102,7 @@ class Contenders:
 
     def preallocate(self, room: int) -> None:
         """Give the static peer the present context and ``room`` tokens more."""
-        self.static = WarmStatic(self._plain, self.warm, room)
+        self.static = self.engine.call(lambda: WarmStatic(self._plain, self.warm, room))
 
     def bar_arrives(self, measured: Measured) -> None:
         """One more bar for everyone, timed."""
@@ -112,7 +117,7 @@ class Contenders:
         for peer in self._warm_peers():
             time.sleep(PAUSE_S)
             began = time.perf_counter()
-            peer.advance(ids)
+            self.engine.call(functools.partial(peer.advance, ids))
             measured[peer.name, BAR].add(position, (time.perf_counter() - began) * 1e3)
 
     def _new_ids(self) -> list[int]:
@@ -135,10 +140,13 @@ class Contenders:
             if system is None:
                 self._ask_ours(kind, measured)
             elif isinstance(system, Warm):
-                reply = system.ask(self.question_ids, num)
+                ask = functools.partial(system.ask, self.question_ids, num)
+                reply = self.engine.call(ask)
                 measured[system.name, kind].add(position, reply.total_ms, reply.ttft_ms)
             else:
-                reply = system.ask(self.session.token_ids, self.question_ids, num)
+                context = self.session.token_ids
+                ask = functools.partial(system.ask, context, self.question_ids, num)
+                reply = self.engine.call(ask)
                 measured[system.name, kind].add(position, reply.total_ms, reply.ttft_ms)
                 # Its first token is what a one-token answer would have been.
                 measured[system.name, ONE].add(position, reply.ttft_ms)
@@ -177,6 +185,9 @@ class Contenders:
         answer = self.session.ask(self.question, max_tokens=FORWARDS[EIGHT])
         _check_answer(answer, EIGHT)
         choice = self.session.ask(self.question, choices=UP_DOWN)
+        return self.engine.call(lambda: self._compare(answer, choice))
+
+    def _compare(self, answer: wb.Answer, choice: wb.Answer) -> dict[str, Any]:
         context, question, tokens = self.session.token_ids, self.question_ids, answer.token_ids
         warm = self._warm_peers()
         scores = {peer.name: peer.score(question, tokens) for peer in warm}

@@ -24,6 +24,7 @@ from workbench.bench.model import make_model
 from workbench.bench.report import summary
 from workbench.bench.stream import bars, take
 from workbench.errors import WorkbenchError
+from workbench.waiting import aside
 
 BARS_A_ROUND = 3
 MOST_TOKENS_A_BAR = 64
@@ -70,20 +71,22 @@ def run(options: Options, command: str, progress: bool = True) -> dict[str, Any]
     buffer = machine.BUFFER_BYTES if options.size != "tiny" else machine.BUFFER_BYTES // 16
     torch.set_num_threads(options.threads)
     where = machine.describe(options.threads)
-    bandwidth = [machine.read_bandwidth(num_bytes=buffer)]
+    bandwidth = [aside(lambda: machine.read_bandwidth(num_bytes=buffer))]
     rounds = WARM_UP + options.repeats
     cells = options.contexts[-1] + rounds * BARS_A_ROUND * MOST_TOKENS_A_BAR + 512
     with (
         tempfile.TemporaryDirectory(prefix="workbench-bench-") as folder,
         tqdm(total=options.contexts[-1], unit=" tokens", disable=not progress) as bar,
     ):
-        model = make_model(Path(folder), options.size, options.seed)
+        model = aside(lambda: make_model(Path(folder), options.size, options.seed))
         contenders = Contenders(Path(folder), cells=cells, dtype=options.dtype, seed=options.seed)
         results = []
         try:
             for context in options.contexts:
                 block, measured = _measure(contenders, context, options, bar)
-                bandwidth.append(machine.read_bandwidth(num_bytes=buffer))
+                bandwidth.append(
+                    contenders.engine.call(lambda: machine.read_bandwidth(num_bytes=buffer))
+                )
                 best = max(bandwidth[-2:])
                 results.append(summary(context, measured, contenders.floor, best) | block)
             floor, dtype = contenders.floor, contenders.engine.dtype

@@ -296,9 +296,13 @@ def card_text(card: dict, made: list[Score]) -> str:
             lists.append(f"{title}:\n")
             lists.append("\n".join(f"- {what}: {worst[what]:.0%}" for what in of) + "\n")
     does = [what for what, value in worst.items() if value >= 0.67]
-    by_length = ", ".join(
-        f"{np.mean([s.accuracy for s in held if s.context == length and s.what in does]):.0%} at {length}"
-        for length in sorted({score.context for score in held})
+    lengths = sorted({score.context for score in held})
+    means = [
+        np.mean([s.accuracy for s in held if s.context == length and s.what in does])
+        for length in lengths
+    ]
+    by_length = "\n".join(
+        f"- {length} tokens: {mean:.0%}" for length, mean in zip(lengths, means, strict=True)
     )
     longest = max(stage["context"] for stage in trained["recipe"]["stages"])
     return f"""# tape: the embedded model
@@ -329,7 +333,12 @@ In contexts up to 2048 tokens (some 60 bars); the figure is the worst of the len
 
 {chr(10).join(lists)}
 Longer contexts: it was trained on contexts of up to {longest} tokens, and its config allows 16384.
-The mean over the kinds that it does is {by_length} tokens.
+The mean over the kinds that it does, by length of context:
+
+{by_length}
+
+Real rows can be harder than made-up ones: see the last table before asking about rows of several
+columns.
 
 Anything else (other wordings, other questions, conversation, forecasts, advice) was not trained and
 was not measured: expect nonsense.
@@ -343,8 +352,8 @@ the right one of two choices. Baseline is always giving the commonest answer.
 Prices are read and answered with five significant digits, as the renderer prints them. "Up or down
 over the last k bars" compares the last close with the close k bars before it; equal closes are
 never asked about here, and get "up" or "down" all the same. The size of a move is measured against
-the usual move over k bars (the spread of one bar's move in the last 60, times the root of k). A move
-that is slight is close to a coin toss.
+the usual move over k bars (the spread of one bar's move in the last 60, times the root of k). The
+answer about a slight move is close to a coin toss.
 """
 
 
