@@ -17,6 +17,7 @@ from typing import Any
 import torch
 
 import workbench as wb
+from workbench.bench import machine
 from workbench.bench.floor import Floor
 from workbench.bench.model import load_plain
 from workbench.bench.peers import Stateless, Warm, WarmStatic
@@ -176,6 +177,11 @@ class Contenders:
         total_ms = (time.perf_counter() - began) * 1e3
         _check_answer(answer, kind)
         measured[OURS, kind].add(answer.position, total_ms, answer.ttft_ms)
+
+    def bandwidth(self) -> float:
+        """Bytes per second at which the session's own weights can be read."""
+        weights = [p for p in self.engine.decoder.model.parameters() if p.dim() > 1]
+        return self.engine.call(lambda: machine.weights_bandwidth(weights))
 
     # Truth.
 

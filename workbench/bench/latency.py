@@ -71,7 +71,7 @@ def run(options: Options, command: str, progress: bool = True) -> dict[str, Any]
     buffer = machine.BUFFER_BYTES if options.size != "tiny" else machine.BUFFER_BYTES // 16
     torch.set_num_threads(options.threads)
     where = machine.describe(options.threads)
-    bandwidth = [aside(lambda: machine.read_bandwidth(num_bytes=buffer))]
+    buffer_bandwidth = aside(lambda: machine.read_bandwidth(num_bytes=buffer))
     rounds = WARM_UP + options.repeats
     cells = options.contexts[-1] + rounds * BARS_A_ROUND * MOST_TOKENS_A_BAR + 512
     with (
@@ -82,11 +82,10 @@ def run(options: Options, command: str, progress: bool = True) -> dict[str, Any]
         contenders = Contenders(Path(folder), cells=cells, dtype=options.dtype, seed=options.seed)
         results = []
         try:
+            bandwidth = [contenders.bandwidth()]
             for context in options.contexts:
                 block, measured = _measure(contenders, context, options, bar)
-                bandwidth.append(
-                    contenders.engine.call(lambda: machine.read_bandwidth(num_bytes=buffer))
-                )
+                bandwidth.append(contenders.bandwidth())
                 best = max(bandwidth[-2:])
                 results.append(summary(context, measured, contenders.floor, best) | block)
             floor, dtype = contenders.floor, contenders.engine.dtype
@@ -113,6 +112,8 @@ def run(options: Options, command: str, progress: bool = True) -> dict[str, Any]
             "kv_bytes_per_token": floor.kv_bytes_per_token,
         },
         "bandwidth": {
+            "of": "the session's own weights, read in turn",
+            "of_a_fresh_buffer": buffer_bandwidth,
             "bytes_per_s": bandwidth,
             "before": bandwidth[0],
             "after": bandwidth[-1],
