@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from workbench.engine.engine import StepEngine
-from workbench.engine.model import ATTENTION
 
 # Families whose equality with plain transformers the tests prove; sizes of a few thousand weights.
 FAMILIES = ("llama", "qwen2", "qwen3", "mistral", "gemma2", "gemma3_text", "gpt_oss")
@@ -89,7 +88,7 @@ def plain_logits(model: Any, ids: Sequence[int]) -> Tensor:
         with torch.inference_mode():
             return model(torch.tensor([list(ids)]), use_cache=False).logits[0].float()
     finally:
-        model.set_attn_implementation(before if before != ATTENTION else ATTENTION)
+        model.set_attn_implementation(before)
 
 
 def assert_recomputes(model: Any, answer: Any, bound: float) -> None:

@@ -13,6 +13,7 @@ from workbench.errors import (
     EngineClosed,
     QuestionError,
     SessionClosed,
+    SessionExists,
     SessionFaulted,
     WorkbenchError,
 )
@@ -252,6 +253,14 @@ def test_admission_refuses_with_the_numbers(still):
     still.open("b", cells=536)
     with pytest.raises(CellsExhausted):
         still.open("c", cells=2)
+
+
+def test_a_name_taken_meanwhile_is_refused_where_sessions_are_added(still):
+    still.open("s", cells=50)
+    free = still.pool.num_free
+    with pytest.raises(SessionExists, match="is open; close it first"):
+        still.add_session("s", 50, [], 10, "block")
+    assert still.pool.num_free == free
 
 
 def test_a_question_larger_than_the_watermark_is_refused_at_once(still):

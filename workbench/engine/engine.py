@@ -33,6 +33,7 @@ from workbench.errors import (
     EngineClosed,
     QuestionError,
     SessionClosed,
+    SessionExists,
     SessionFaulted,
     WorkbenchError,
 )
@@ -309,9 +310,13 @@ class StepEngine:
         """Promise a session its cells and queue its head.
 
         Raises:
-            CellsExhausted: the pool cannot promise so many; nothing changes.
+            SessionExists: one of this name is open. CellsExhausted: the pool cannot promise so
+            many. Nothing changes.
         """
         promised = {w.name: w.budget for w in self._works.values() if isinstance(w, Ingest)}
+        if name in promised:
+            msg = f"session {name!r} is open; close it first, or take another name"
+            raise SessionExists(msg)
         room = self.pool.num_cells - self.watermark - sum(promised.values())
         if budget > room:
             holders = ", ".join(f"{n!r} {b:,}" for n, b in promised.items()) or "nobody"

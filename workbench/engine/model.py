@@ -27,7 +27,7 @@ KNOWN_LAYERS = {"full_attention", "sliding_attention", "dense", "sparse", "moe"}
 
 # Rotary schemes whose angles depend on how long the sequence has become: a cached key would have
 # to be turned again.
-MOVING_ROTARY = {"dynamic", "longrope", "su", "yarn_dynamic"}
+MOVING_ROTARY = {"dynamic", "longrope", "su"}
 
 # Arguments of an attention layer that change nothing here.
 HARMLESS = {

@@ -11,7 +11,7 @@ from itertools import islice
 from typing import Any
 
 from workbench.errors import RowError
-from workbench.streams.frames import frame_rows
+from workbench.streams.frames import frame_rows, is_frame
 from workbench.streams.render import TIME_NAMES
 from workbench.waiting import Completion
 
@@ -116,8 +116,7 @@ class Feed(Completion):
 
 
 def _rows(source: Any) -> Iterable[Any]:
-    is_frame = any(hasattr(source, name) for name in ("iter_rows", "collect", "itertuples"))
-    return frame_rows(source) if is_frame else source
+    return frame_rows(source) if is_frame(source) else source
 
 
 def _length(source: Any) -> int | None:

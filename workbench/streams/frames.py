@@ -22,7 +22,7 @@ def to_rows(data: Any) -> list[Row] | list[str]:
         return [_text(data)]
     if isinstance(data, Mapping):
         return [dict(data)]
-    if _is_frame(data):
+    if is_frame(data):
         return list(frame_rows(data))
     if isinstance(data, Iterable):
         items = list(data)
@@ -52,7 +52,8 @@ def frame_rows(frame: Any) -> Iterator[Row]:
         yield {n: v.item() if hasattr(v, "item") else v for n, v in zip(names, values, strict=True)}
 
 
-def _is_frame(data: Any) -> bool:
+def is_frame(data: Any) -> bool:
+    """Whether it is a polars (lazy or not) or pandas frame."""
     return any(hasattr(data, name) for name in ("iter_rows", "collect", "itertuples"))
 
 
