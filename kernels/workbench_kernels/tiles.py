@@ -14,16 +14,27 @@ from typing import Any, NamedTuple
 
 
 class Run(NamedTuple):
-    """Consecutive cells that hold consecutive positions of one sequence."""
+    """Consecutive cells that hold consecutive positions of one sequence, from ``position`` on."""
 
     start: int
     length: int
+    position: int
+
+
+def consecutive(*spans: tuple[int, int], position: int = 0) -> tuple[Run, ...]:
+    """Runs over ``(start, length)`` stretches of cells, one after the other from a position on."""
+    runs = []
+    for start, length in spans:
+        runs.append(Run(start, length, position))
+        position += length
+    return tuple(runs)
 
 
 class SliceRows(NamedTuple):
     """The query rows of one sequence in a step, and the cells they may read.
 
-    ``runs`` cover positions ``0 .. position + num_rows`` in order, the rows' own cells included.
+    ``runs`` are in order of their positions and end at ``position + num_rows``, the rows' own cells
+    included. They need not begin at 0 and may leave a gap: rows that have left a window.
     """
 
     first_row: int
@@ -75,15 +86,19 @@ def _readers(slices: list[SliceRows], window: int | None) -> list[_Reader]:
     readers = []
     for item in slices:
         first = 0 if window is None else max(0, item.position - window + 1)
-        position = 0
+        end = 0
         for run in item.runs:
-            skip = max(0, first - position)
+            if run.position < end:
+                msg = f"a run begins at position {run.position}, the one before ends at {end}"
+                raise ValueError(msg)
+            end = run.position + run.length
+            skip = max(0, first - run.position)
             if skip < run.length:
                 start = run.start + skip
-                readers.append(_Reader(start, run.start + run.length, position + skip, item))
-            position += run.length
-        if position != item.position + item.num_rows:
-            msg = f"runs cover {position} positions, rows end at {item.position + item.num_rows}"
+                position = run.position + skip
+                readers.append(_Reader(start, run.start + run.length, position, item))
+        if end != item.position + item.num_rows:
+            msg = f"runs end at position {end}, rows at {item.position + item.num_rows}"
             raise ValueError(msg)
     return readers
 

@@ -7,7 +7,7 @@ import torch
 
 import workbench_kernels as kernels
 from workbench_kernels import reference
-from workbench_kernels.tiles import Run, SliceRows
+from workbench_kernels.tiles import Run, SliceRows, consecutive
 
 # Scores and sums in float32 against float64: a few units in the last place of values near 1.
 F32_BOUND = 5e-6
@@ -24,8 +24,8 @@ def layout(num_rows: int, context: int, num_runs: int) -> SliceRows:
     size = -(-total // num_runs)
     lengths = [min(size, total - i * size) for i in range(num_runs) if total > i * size]
     starts = itertools.accumulate([n + 3 for n in reversed(lengths)], initial=1)
-    runs = [Run(s, n) for s, n in zip(list(starts), reversed(lengths), strict=False)]
-    return SliceRows(0, num_rows, context, tuple(reversed(runs)))
+    spans = list(zip(list(starts), reversed(lengths), strict=False))
+    return SliceRows(0, num_rows, context, consecutive(*reversed(spans)))
 
 
 def pools(kv_heads: int, dim: int, value_dim: int, dtype: torch.dtype, used: list[Run]):
@@ -77,12 +77,12 @@ def test_windows_and_splits(window, split):
 
 @pytest.mark.parametrize("window", [None, 20])
 def test_branches_share_runs(window):
-    trunk = Run(10, 100)
+    trunk = (10, 100)
     slices = [
-        SliceRows(0, 3, 100, (trunk, Run(200, 3))),
-        SliceRows(3, 1, 104, (trunk, Run(210, 5))),
-        SliceRows(4, 2, 61, (Run(10, 61), Run(220, 2))),
-        SliceRows(6, 4, 103, (trunk, Run(200, 3), Run(230, 4))),  # a branch of a branch
+        SliceRows(0, 3, 100, consecutive(trunk, (200, 3))),
+        SliceRows(3, 1, 104, consecutive(trunk, (210, 5))),
+        SliceRows(4, 2, 61, consecutive((10, 61), (220, 2))),
+        SliceRows(6, 4, 103, consecutive(trunk, (200, 3), (230, 4))),  # a branch of a branch
     ]
     compare(slices, window=window)
 
@@ -103,7 +103,7 @@ def test_long_contexts_take_several_blocks_of_the_plain_path():
     from workbench_kernels import cpu
 
     assert CELLS < cpu.BLOCK
-    slices = [SliceRows(0, 2, 2 * cpu.BLOCK, (Run(0, 2 * cpu.BLOCK + 2),))]
+    slices = [SliceRows(0, 2, 2 * cpu.BLOCK, consecutive((0, 2 * cpu.BLOCK + 2)))]
     k = torch.randn(1, 2 * cpu.BLOCK + 2, 8)
     q = torch.randn(2, 2, 8)
     plan = kernels.plan_tiles(slices)
@@ -122,3 +122,16 @@ def test_writing_cells_touches_only_their_slots():
 
 def test_the_active_backend_has_a_name():
     assert kernels.active() in ("cpu", "cpu-native")
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["f32", "bf16"])
+@pytest.mark.parametrize("window", [None, 5, 60])
+def test_rows_that_left_a_window_are_not_read(window, dtype):
+    """Positions 10 .. 90 have no cells; what follows keeps its positions."""
+    head, rest = Run(3, 10, 0), Run(200, 64, 90)
+    branch = Run(400, 3, 150)
+    slices = [
+        SliceRows(0, 4, 150, (head, rest)),
+        SliceRows(4, 3, 150, (head, Run(200, 60, 90), branch)),
+    ]
+    compare(slices, window=window, dim=32, value_dim=32, dtype=dtype)

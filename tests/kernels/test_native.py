@@ -9,7 +9,7 @@ import torch
 
 import workbench_kernels as kernels
 from workbench_kernels import cpu, native, reference
-from workbench_kernels.tiles import Run, SliceRows
+from workbench_kernels.tiles import SliceRows, consecutive
 
 needs_native = pytest.mark.skipif(not native.available(), reason=native.reason() or "available")
 
@@ -33,11 +33,11 @@ def case(slices, *, heads, kv_heads, dim, seed=0):
 
 
 BATCH = [
-    SliceRows(0, 3, 150, (Run(100, 153),)),
-    SliceRows(3, 1, 60, (Run(100, 50), Run(300, 11))),
-    SliceRows(4, 2, 60, (Run(100, 50), Run(300, 11), Run(400, 1))),
-    SliceRows(6, 33, 0, (Run(440, 33),)),
-    SliceRows(39, 70, 180, (Run(500, 250),)),
+    SliceRows(0, 3, 150, consecutive((100, 153))),
+    SliceRows(3, 1, 60, consecutive((100, 50), (300, 11))),
+    SliceRows(4, 2, 60, consecutive((100, 50), (300, 11), (400, 1))),
+    SliceRows(6, 33, 0, consecutive((440, 33))),
+    SliceRows(39, 70, 180, consecutive((500, 250))),
 ]
 
 
@@ -60,7 +60,7 @@ def test_a_ragged_batch(dim, heads, kv_heads, window, sinks):
 @pytest.mark.parametrize("length", [1, 2, 127, 128, 129, 2047, 2048, 2049, 4300])
 @pytest.mark.parametrize("start", [0, 3])
 def test_block_and_split_borders(start, length):
-    slices = [SliceRows(0, 1, length - 1, (Run(start, length),))]
+    slices = [SliceRows(0, 1, length - 1, consecutive((start, length)))]
     q, k, v = case(slices, heads=4, kv_heads=2, dim=32)
     plan = kernels.plan_tiles(slices)
     got = native.attend(q, k, v, plan, scale=0.2)
@@ -70,12 +70,12 @@ def test_block_and_split_borders(start, length):
 
 @needs_native
 def test_an_answer_does_not_depend_on_who_else_is_in_the_step():
-    trunk = Run(0, 3000)
-    alone = [SliceRows(0, 2, 3000, (trunk, Run(3500, 2)))]
+    trunk = (0, 3000)
+    alone = [SliceRows(0, 2, 3000, consecutive(trunk, (3500, 2)))]
     crowd = [
         *alone,
-        SliceRows(2, 5, 2500, (Run(0, 2500), Run(3600, 5))),
-        SliceRows(7, 64, 300, (Run(4000, 364),)),
+        SliceRows(2, 5, 2500, consecutive((0, 2500), (3600, 5))),
+        SliceRows(7, 64, 300, consecutive((4000, 364))),
     ]
     q, k, v = case(crowd, heads=8, kv_heads=2, dim=64)
     # The same splits for both: `split` cuts tiles where a neighbour's run ends only at multiples.
@@ -101,7 +101,7 @@ def test_threads_do_not_change_a_bit():
 
 @needs_native
 def test_scores_far_apart_do_not_overflow():
-    slices = [SliceRows(0, 1, 299, (Run(0, 300),))]
+    slices = [SliceRows(0, 1, 299, consecutive((0, 300)))]
     q, k, v = case(slices, heads=2, kv_heads=1, dim=32)
     plan = kernels.plan_tiles(slices)
     got = native.attend(q * 100, k * 100, v, plan, scale=1.0)
@@ -112,7 +112,7 @@ def test_scores_far_apart_do_not_overflow():
 @needs_native
 @pytest.mark.parametrize("which", ["q", "k", "v"])
 def test_not_a_number_is_never_swallowed(which):
-    slices = [SliceRows(0, 1, 199, (Run(0, 200),))]
+    slices = [SliceRows(0, 1, 199, consecutive((0, 200)))]
     q, k, v = case(slices, heads=2, kv_heads=1, dim=32)
     {"q": q[0, 0], "k": k[0, 70], "v": v[0, 70]}[which][5] = torch.nan
     out = native.attend(q, k, v, kernels.plan_tiles(slices), scale=0.2)
