@@ -1,20 +1,22 @@
-"""Allocation, reference counts and holes, driven by hypothesis."""
+"""Allocation, holders of every cell and holes, driven by hypothesis."""
 
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from workbench.cells.pool import CellPool
+from workbench.cells.pool import CellPool, Span
 from workbench.errors import CellsExhausted
+
+CELLS = 64
 
 
 class PoolMachine(RuleBasedStateMachine):
-    """Any order of allocating, holding and releasing keeps the books."""
+    """Any order of allocating, holding and releasing, also of parts of spans, keeps the books."""
 
     def __init__(self):
         super().__init__()
-        self.pool = CellPool(64)
+        self.pool = CellPool(CELLS)
         self.held = []
 
     @rule(num=st.integers(1, 40), high=st.booleans())
@@ -25,40 +27,50 @@ class PoolMachine(RuleBasedStateMachine):
                 self.pool.allocate(num, high=high)
             assert self.pool.num_free == free
         else:
-            extents = self.pool.allocate(num, high=high)
-            assert sum(e.length for e in extents) == num
-            self.held += extents
+            spans = self.pool.allocate(num, high=high)
+            assert sum(span.length for span in spans) == num
+            self.held += spans
+
+    def part(self, data):
+        """Takes a held span, and cuts it in up to three."""
+        span = self.held.pop(data.draw(st.integers(0, len(self.held) - 1)))
+        first = data.draw(st.integers(0, span.length - 1))
+        length = data.draw(st.integers(1, span.length - first))
+        rest = [Span(span.start, first), Span(span.start + first + length,
+                                              span.length - first - length)]  # fmt: skip
+        self.held += [other for other in rest if other.length]
+        return Span(span.start + first, length)
 
     @precondition(lambda self: self.held)
     @rule(data=st.data())
     def hold(self, data):
-        extent = data.draw(st.sampled_from(self.held))
-        self.pool.hold(extent)
-        self.held.append(extent)
+        span = self.part(data)
+        self.pool.hold(span)
+        self.held += [span, span]
 
     @precondition(lambda self: self.held)
     @rule(data=st.data())
     def release(self, data):
-        self.pool.release(self.held.pop(data.draw(st.integers(0, len(self.held) - 1))))
+        self.pool.release(self.part(data))
 
     @invariant()
     def books(self):
         self.pool.check(self.held)
-        held = {c for e in self.held for c in range(e.start, e.end)}
-        assert sorted(set(range(64)) - held) == self.pool.free_cells()
+        held = {cell for start, length in self.held for cell in range(start, start + length)}
+        assert sorted(set(range(CELLS)) - held) == self.pool.free_cells()
+        assert self.pool.distinct(self.held) == len(held) == CELLS - self.pool.num_free
 
 
 TestPool = PoolMachine.TestCase
 TestPool.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
 
 
-def test_one_hole_that_fits_gives_one_extent():
+def test_one_hole_that_fits_gives_one_span():
     pool = CellPool(100)
     first = pool.allocate(30)
-    (second,) = pool.allocate(70)
-    assert (second.start, second.length) == (30, 70)
+    assert pool.allocate(70) == [(30, 70)]
     pool.release(first[0])
-    assert [(e.start, e.length) for e in pool.allocate(30)] == [(0, 30)]
+    assert pool.allocate(30) == [(0, 30)]
 
 
 def test_fragments_are_chained_largest_first():
@@ -66,20 +78,32 @@ def test_fragments_are_chained_largest_first():
     parts = [pool.allocate(10)[0] for _ in range(3)]
     pool.release(parts[0])
     pool.release(parts[2])
-    chain = pool.allocate(15)
-    assert [(e.start, e.length) for e in chain] == [(0, 10), (20, 5)]
+    assert pool.allocate(15) == [(0, 10), (20, 5)]
 
 
 def test_branches_take_the_high_end():
     pool = CellPool(100)
-    assert pool.allocate(10, high=True)[0].start == 90
-    assert pool.allocate(10)[0].start == 0
+    assert pool.allocate(10, high=True) == [(90, 10)]
+    assert pool.allocate(10) == [(0, 10)]
+
+
+def test_a_cell_is_free_when_its_last_holder_goes():
+    pool = CellPool(10)
+    pool.allocate(6)
+    pool.hold(Span(2, 2))
+    pool.release(Span(0, 6))
+    assert pool.free_cells() == [0, 1, 4, 5, 6, 7, 8, 9]
+    pool.release(Span(2, 2))
+    assert pool.allocate(10) == [(0, 10)]
 
 
 def test_a_broken_count_is_found():
     pool = CellPool(10)
-    (extent,) = pool.allocate(4)
-    with pytest.raises(AssertionError, match="refs != holders"):
-        pool.check([])
-    with pytest.raises(AssertionError, match="refs != holders"):
-        pool.check([extent, extent])
+    (span,) = pool.allocate(4)
+    for wrong in ([], [span, span], [Span(0, 3)]):
+        with pytest.raises(AssertionError, match="counts differ"):
+            pool.check(wrong)
+    with pytest.raises(AssertionError, match="after its last release"):
+        pool.hold(Span(3, 2))
+    with pytest.raises(AssertionError, match="more often than held"):
+        pool.release(Span(3, 2))

@@ -1,5 +1,6 @@
-"""Sequences over runs, and branches that copy nothing."""
+"""Sequences over runs; branches, adoption and cuts that copy nothing."""
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -8,78 +9,163 @@ from workbench.cells.sequence import Sequence
 from workbench_kernels.tiles import Run
 
 
-def cells_of(sequence: Sequence) -> list[int]:
-    return sequence.slots(0, sequence.capacity)
+def grown(pool: CellPool, num_cells: int, length: int = 0) -> Sequence:
+    sequence = Sequence(pool)
+    sequence.grow(num_cells)
+    sequence.length = length
+    return sequence
 
 
-def test_extents_that_touch_are_one_run():
+def cells_of(sequence: Sequence) -> dict[int, int]:
+    return {
+        run.position + i: run.start + i
+        for run in sequence.runs(sequence.capacity)
+        for i in range(run.length)
+    }
+
+
+def test_cells_that_touch_are_one_run():
     sequence = Sequence(CellPool(100))
     sequence.grow(10)
     sequence.grow(5)
-    assert sequence.runs(15) == (Run(0, 15),)
-    assert sequence.runs(12) == (Run(0, 12),)
-    assert len(sequence.extents) == 2
+    assert sequence.runs(15) == (Run(0, 15, 0),)
+    assert sequence.runs(12) == (Run(0, 12, 0),)
 
 
 def test_a_branch_shares_the_beginning_and_owns_the_rest():
     pool = CellPool(100)
-    trunk = Sequence(pool)
-    trunk.grow(20)
+    trunk = grown(pool, 20)
     free = pool.num_free
     branch = trunk.branch(13)
     assert pool.num_free == free
     branch.grow(4, high=True)
-    assert branch.runs(17) == (Run(0, 13), Run(96, 4))
+    assert branch.runs(17) == (Run(0, 13, 0), Run(96, 4, 13))
     assert branch.slots(12, 15) == [12, 96, 97]
 
 
 def test_dropping_a_branch_frees_only_its_tail():
     pool = CellPool(100)
-    trunk = Sequence(pool)
-    trunk.grow(20)
+    trunk = grown(pool, 20)
     branch = trunk.branch(20)
     branch.grow(5, high=True)
     branch.drop()
     assert pool.num_free == 80
-    pool.check(trunk.extents)
+    pool.check(trunk.spans)
 
 
 def test_a_branch_outlives_its_parent():
     pool = CellPool(100)
-    trunk = Sequence(pool)
-    trunk.grow(20)
+    trunk = grown(pool, 20)
     branch = trunk.branch(7)
     trunk.drop()
     assert branch.slots(0, 7) == list(range(7))
-    pool.check(branch.extents)
+    pool.check(branch.spans)
     branch.drop()
     assert pool.num_free == 100
 
 
-@settings(max_examples=80, deadline=None)
+def test_adopting_gives_own_cells_back_from_the_end():
+    pool = CellPool(100)
+    leader, follower = grown(pool, 20, length=12), grown(pool, 30, length=4)
+    follower.adopt(leader, 12)
+    assert follower.runs(30) == (Run(20, 4, 0), Run(4, 8, 4), Run(24, 18, 12))
+    assert (follower.length, follower.capacity, pool.num_free) == (12, 30, 58)
+    pool.check([*leader.spans, *follower.spans])
+    leader.drop()
+    assert follower.slots(4, 12) == list(range(4, 12))
+    pool.check(follower.spans)
+
+
+def test_adopting_step_by_step_stays_one_run():
+    pool = CellPool(100)
+    leader, follower = grown(pool, 20, length=20), grown(pool, 20)
+    for end in (3, 4, 11, 20):
+        follower.adopt(leader, end)
+    assert follower.runs(20) == (Run(0, 20, 0),)
+    assert pool.num_free == 80
+
+
+def test_a_cut_leaves_positions_where_they_are():
+    pool = CellPool(100)
+    sequence = grown(pool, 40, length=30)
+    out = sequence.cut(5, 12)
+    assert sequence.runs(40) == (Run(0, 5, 0), Run(12, 28, 12))
+    assert (sequence.length, sequence.capacity, sequence.num_cells, sequence.gap) == (30, 40, 33, 7)
+    assert sequence.slots(3, 14) == [3, 4, 12, 13]
+    assert pool.num_free == 60
+    out.drop()
+    assert pool.num_free == 67
+    sequence.cut(12, 20).drop()
+    assert sequence.runs(40) == (Run(0, 5, 0), Run(20, 20, 20))
+    branch = sequence.branch(25)
+    assert (branch.gap, branch.num_cells) == (15, 10)
+    with pytest.raises(AssertionError, match="must touch"):
+        sequence.cut(24, 25)
+
+
+def test_forgetting_computed_positions_keeps_their_cells():
+    sequence = grown(CellPool(10), 10, length=8)
+    sequence.rewind(5)
+    assert (sequence.length, sequence.capacity) == (5, 10)
+    with pytest.raises(AssertionError):
+        sequence.rewind(6)
+
+
+@settings(max_examples=150, deadline=None)
 @given(st.data())
-def test_any_tree_of_branches_maps_positions_to_the_parents_cells(data):
+def test_any_history_of_sequences_maps_positions_to_the_same_cells(data):
+    """Growing, branching, computing, adopting, cutting and dropping, beside a dict of positions."""
     pool = CellPool(200)
     sequences = [Sequence(pool)]
-    model = {sequences[0]: []}
-    for _ in range(data.draw(st.integers(1, 25))):
-        parent = data.draw(st.sampled_from(sequences))
-        action = data.draw(st.sampled_from(["grow", "branch", "drop"]))
+    model = {sequences[0]: {}}
+    leftovers = []
+    for _ in range(data.draw(st.integers(1, 30))):
+        one = data.draw(st.sampled_from(sequences))
+        action = data.draw(st.sampled_from(["grow", "branch", "run", "adopt", "cut", "drop"]))
         if action == "grow" and pool.num_free:
             num = data.draw(st.integers(1, min(20, pool.num_free)))
-            parent.grow(num, high=data.draw(st.booleans()))
-            assert parent.slots(0, len(model[parent])) == model[parent]
-            model[parent] = cells_of(parent)
+            one.grow(num, high=data.draw(st.booleans()))
+            after = cells_of(one)
+            assert {p: c for p, c in after.items() if p in model[one]} == model[one]
+            model[one] = after
         elif action == "branch":
-            at = data.draw(st.integers(0, parent.capacity))
-            child = parent.branch(at)
-            model[child] = model[parent][:at]
+            at = data.draw(st.integers(0, one.capacity))
+            child = one.branch(at)
+            model[child] = {p: c for p, c in model[one].items() if p < at}
             sequences.append(child)
+        elif action == "run" and one.length < one.capacity:
+            one.length = data.draw(st.integers(one.length, one.capacity))
+        elif action == "adopt":
+            other = data.draw(st.sampled_from(sequences))
+            most = min(other.length, one.capacity)
+            if most > one.length and one.gap == other.gap == 0:
+                end = data.draw(st.integers(one.length + 1, most))
+                start, free, capacity = one.length, pool.num_free, one.capacity
+                one.adopt(other, end)
+                after = cells_of(one)
+                assert (one.length, one.capacity) == (end, capacity) and pool.num_free >= free
+                assert all(after[p] == model[one][p] for p in range(start))
+                assert all(after[p] == model[other][p] for p in range(start, end))
+                assert len(set(after.values()) - set(model[other].values())) <= capacity
+                model[one] = after
+        elif action == "cut" and one.length > one.gap:
+            first = next((p for p in range(one.length) if p not in model[one]), None)
+            start = data.draw(st.integers(0, one.length - 1)) if first is None else first + one.gap
+            if start < one.length:
+                end = data.draw(st.integers(start + 1, one.length))
+                out = one.cut(start, end)
+                assert cells_of(out) == {
+                    i: model[one].pop(p) for i, p in enumerate(range(start, end))
+                }
+                leftovers.append(out)
         elif action == "drop" and len(sequences) > 1:
-            sequences.remove(parent)
-            parent.drop()
+            sequences.remove(one)
+            one.drop()
+        if leftovers and data.draw(st.booleans()):
+            leftovers.pop().drop()
         for sequence in sequences:
             assert cells_of(sequence) == model[sequence]
-            runs = sequence.runs(sequence.capacity)
-            assert [r.start + i for r in runs for i in range(r.length)] == model[sequence]
-        pool.check([e for s in sequences for e in s.extents])
+            assert len(model[sequence]) == sequence.num_cells
+            for p, cell in model[sequence].items():
+                assert sequence.slots(p, p + 1) == [cell]
+        pool.check([span for s in [*sequences, *leftovers] for span in s.spans])

@@ -1,43 +1,37 @@
-"""The pool of cells: extents with reference counts, and the holes between them. Integers only."""
+"""The pool of cells: how many hold each cell, and the holes between them. Integers only."""
 
 from __future__ import annotations
 
-from bisect import insort
-from collections import Counter
+from bisect import bisect_left, insort
 from collections.abc import Iterable
-from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
 
 from workbench.errors import CellsExhausted
 
 
-@dataclass(eq=False)
-class Extent:
-    """A stretch of consecutive cells that is handed out, and taken back, as one."""
+class Span(NamedTuple):
+    """The cells ``start .. start + length``."""
 
     start: int
     length: int
-    refs: int = 1
-
-    @property
-    def end(self) -> int:
-        """One past the last cell."""
-        return self.start + self.length
 
 
 class CellPool:
-    """Hands out cells ``0 .. num_cells``; every cell is in exactly one hole or one extent."""
+    """Hands out cells ``0 .. num_cells``; a cell is free when its last holder lets it go."""
 
     def __init__(self, num_cells: int) -> None:
         self.num_cells = num_cells
         self.num_free = num_cells
-        self._holes: list[tuple[int, int]] = [(0, num_cells)] if num_cells else []
-        self._extents: set[Extent] = set()
+        self._holders = np.zeros(num_cells, dtype=np.int32)
+        self._holes: list[Span] = [Span(0, num_cells)] if num_cells else []
 
-    def allocate(self, num_cells: int, *, high: bool = False) -> list[Extent]:
-        """Take ``num_cells`` cells: one extent where a hole is large enough, else a chain.
+    def allocate(self, num_cells: int, *, high: bool = False) -> list[Span]:
+        """Take ``num_cells`` cells: one span where a hole is large enough, else a chain.
 
         Args:
-            num_cells: how many; the caller becomes the one holder of each extent.
+            num_cells: how many; the caller becomes their one holder.
             high: take from the high end, in the smallest hole that fits. Short-lived branches go
                 there so that sessions, at the low end, find large holes.
 
@@ -47,67 +41,81 @@ class CellPool:
         if num_cells > self.num_free:
             msg = f"{num_cells} cells wanted, {self.num_free} of {self.num_cells} are free"
             raise CellsExhausted(msg)
-        taken: list[Extent] = []
+        taken: list[Span] = []
         while num_cells > 0:
-            fitting = [hole for hole in self._holes if hole[1] >= num_cells]
+            fitting = [hole for hole in self._holes if hole.length >= num_cells]
             if fitting:
-                hole = min(fitting, key=lambda h: (h[1], -h[0])) if high else fitting[0]
+                hole = min(fitting, key=lambda h: (h.length, -h.start)) if high else fitting[0]
             else:
-                hole = max(self._holes, key=lambda h: h[1])
-            taken.append(self._carve(hole, min(num_cells, hole[1]), high))
+                hole = max(self._holes, key=lambda h: h.length)
+            taken.append(self._carve(hole, min(num_cells, hole.length), high))
             num_cells -= taken[-1].length
         return taken
 
-    def _carve(self, hole: tuple[int, int], num_cells: int, high: bool) -> Extent:
-        start, length = hole
-        self._holes.remove(hole)
-        if length > num_cells:
-            rest = (start, length - num_cells) if high else (start + num_cells, length - num_cells)
-            insort(self._holes, rest)
-        extent = Extent(start + length - num_cells if high else start, num_cells)
-        self._extents.add(extent)
+    def _carve(self, hole: Span, num_cells: int, high: bool) -> Span:
+        rest = hole.length - num_cells
+        at = bisect_left(self._holes, hole)
+        start = hole.start + rest if high else hole.start
+        if rest:
+            self._holes[at] = Span(hole.start if high else hole.start + num_cells, rest)
+        else:
+            del self._holes[at]
+        self._holders[start : start + num_cells] = 1
         self.num_free -= num_cells
-        return extent
+        return Span(start, num_cells)
 
-    def hold(self, extent: Extent) -> None:
-        """Add a holder: the extent stays until every holder has released it."""
-        assert extent in self._extents, "held after its last release"
-        extent.refs += 1
+    def hold(self, span: Span) -> None:
+        """Add a holder to every cell of a span."""
+        cells = self._holders[span.start : span.start + span.length]
+        assert cells.all(), "held after its last release"
+        cells += 1
 
-    def release(self, extent: Extent) -> None:
-        """Drop one holder; the last one gives the cells back, joined with neighbouring holes."""
-        assert extent in self._extents, "released more often than held"
-        extent.refs -= 1
-        if extent.refs:
-            return
-        self._extents.remove(extent)
-        self.num_free += extent.length
-        start, end = extent.start, extent.end
-        for hole in [h for h in self._holes if h[0] == end or h[0] + h[1] == start]:
-            self._holes.remove(hole)
-            start, end = min(start, hole[0]), max(end, hole[0] + hole[1])
-        insort(self._holes, (start, end - start))
+    def release(self, span: Span) -> None:
+        """Drop one holder of every cell; those left without one are free again."""
+        cells = self._holders[span.start : span.start + span.length]
+        assert cells.all(), "released more often than held"
+        cells -= 1
+        edges = np.flatnonzero(np.diff(cells == 0, prepend=False, append=False))
+        for first, end in zip(edges[::2].tolist(), edges[1::2].tolist(), strict=True):
+            self._free(span.start + first, span.start + end)
+
+    def _free(self, start: int, end: int) -> None:
+        """Make a hole, joined with its neighbours."""
+        self.num_free += end - start
+        at = bisect_left(self._holes, Span(start, 0))
+        if at < len(self._holes) and self._holes[at].start == end:
+            end += self._holes.pop(at).length
+        if at and sum(self._holes[at - 1]) == start:
+            start = self._holes.pop(at - 1).start
+        insort(self._holes, Span(start, end - start))
 
     def free_cells(self) -> list[int]:
         """Every free cell, in order."""
-        return [cell for start, length in self._holes for cell in range(start, start + length)]
+        return np.flatnonzero(self._holders == 0).tolist()
 
-    def check(self, held: Iterable[Extent]) -> None:
-        """Prove the books: free + held = total, no overlap, reference counts equal the holders.
+    def distinct(self, spans: Iterable[Span]) -> int:
+        """How many different cells some spans name together."""
+        named = np.zeros(self.num_cells, dtype=bool)
+        for start, length in spans:
+            named[start : start + length] = True
+        return int(named.sum())
+
+    def check(self, held: Iterable[Span]) -> None:
+        """Prove the books: free + held = total, and every cell's count equals its holders.
 
         Args:
-            held: every extent that every living sequence holds, once per holder.
+            held: every span that every living sequence holds, once per holder.
         """
-        spans = sorted([*self._holes, *((extent.start, extent.length) for extent in self._extents)])
-        end = 0
-        for start, length in spans:
-            assert start == end and length > 0, f"cells {end}..{start} are in nothing, or in two"
-            end = start + length
-        assert end == self.num_cells, f"cells end at {end}, the pool at {self.num_cells}"
-        free = sum(length for _, length in self._holes)
-        assert free == self.num_free, f"{free} cells free, {self.num_free} counted"
-        assert all(
-            a[0] + a[1] < b[0] for a, b in zip(self._holes, self._holes[1:], strict=False)
-        ), "neighbouring holes not joined"
-        holders = Counter(held)
-        assert holders == {extent: extent.refs for extent in self._extents}, "refs != holders"
+        counts = np.zeros(self.num_cells, dtype=np.int32)
+        for start, length in held:
+            assert start >= 0 and length > 0 and start + length <= self.num_cells, "no such cells"
+            counts[start : start + length] += 1
+        assert (counts == self._holders).all(), "counts differ from the holders"
+        in_holes = np.zeros(self.num_cells, dtype=bool)
+        end = -1
+        for hole in self._holes:
+            assert hole.start > end and hole.length > 0, "holes overlap, touch or are out of order"
+            end = hole.start + hole.length
+            in_holes[hole.start : end] = True
+        assert (in_holes == (counts == 0)).all(), "a cell is in a hole and held, or in neither"
+        assert self.num_free == int(in_holes.sum()), "free cells are miscounted"

@@ -35,6 +35,11 @@ class CellTensors:
         self.k = {i: empty(shape.kv_heads, shape.k_dim) for i, shape in layers.items()}
         self.v = {i: empty(shape.kv_heads, shape.v_dim) for i, shape in layers.items()}
 
+    def zero(self) -> None:
+        """Make every cell finite, for measurements that read cells nobody has written."""
+        for tensor in [*self.k.values(), *self.v.values()]:
+            tensor.zero_()
+
     def fill(self, cells: list[int], value: float) -> None:
         """Overwrite some cells in every layer; tests put NaN where nothing may be read."""
         index = torch.tensor(cells, dtype=torch.long)

@@ -1,0 +1,61 @@
+"""Where the rows of a window begin, so that whole rows leave it. Integers only."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections import deque
+from collections.abc import Iterable
+
+
+class WindowRows:
+    """The complete rows of a line whose first ``head`` tokens stay and whose oldest rows leave.
+
+    Rows are kept by where they begin in everything the session ever read, which does not change
+    when older ones leave; ``index`` turns that into a place in the line's log.
+
+    Attributes:
+        head: tokens before the first row.
+        left: tokens of rows that have left.
+        end: where the last complete row ends, in everything ever read.
+    """
+
+    def __init__(self, head: int) -> None:
+        self.head = head
+        self.left = 0
+        self.end = head
+        self._starts: deque[int] = deque()
+
+    def __len__(self) -> int:
+        return len(self._starts)
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens of the rows in the window, the head's not counted."""
+        return self.end - self.left - self.head
+
+    def add(self, num_tokens: int, starts: Iterable[int]) -> None:
+        """A tick is complete: its tokens, and where in it rows begin."""
+        self._starts.extend(self.end + start for start in starts)
+        self.end += num_tokens
+
+    def index(self, place: int) -> int:
+        """Where in the line's log a row that begins at ``place`` is."""
+        return place - self.left
+
+    def first_of_last(self, num_tokens: int) -> int:
+        """Where the first of the latest rows begins that together have at most ``num_tokens``."""
+        at = bisect_left(self._starts, self.end - num_tokens)
+        return self._starts[at] if at < len(self._starts) else self.end
+
+    def first_after(self, num_tokens: int) -> int:
+        """Where the first row begins that leaves at least ``num_tokens`` of rows before it."""
+        at = bisect_left(self._starts, self.left + self.head + num_tokens)
+        return self._starts[at] if at < len(self._starts) else self.end
+
+    def leave(self, place: int) -> int:
+        """Rows that begin before ``place`` have left; returns their tokens."""
+        gone = place - self.left - self.head
+        while self._starts and self._starts[0] < place:
+            self._starts.popleft()
+        self.left += gone
+        return gone
