@@ -13,6 +13,7 @@ class Phase(IntEnum):
     QUESTION = 1
     INGEST = 2
     FLASH = 3
+    BACKGROUND = 4
 
 
 @dataclass(frozen=True)
@@ -26,10 +27,20 @@ class Slice:
 
 @dataclass(frozen=True)
 class Plan:
-    """One step: which waiting work is admitted first, then the slices of the forward."""
+    """One step: which waiting work is admitted first, then the slices of the forward.
+
+    Attributes:
+        ingest_limit: tokens of ingestion the step might have taken.
+        limited_by: why no more: "idle" (the step is all its own), "target" (the step time aimed at
+            while a question is under way) or "floor" (the least that ingestion gets even then).
+        predicted_s: seconds the step will take by the cost model; 0 without one.
+    """
 
     admitted: tuple[int, ...] = ()
     slices: tuple[Slice, ...] = ()
+    ingest_limit: int = 0
+    limited_by: str = ""
+    predicted_s: float = 0.0
 
     def tokens(self, phase: Phase) -> int:
         """Tokens of one phase."""
