@@ -11,6 +11,7 @@ import pytest
 import torch
 
 import workbench as wb
+from workbench.scheduler.scheduler import StepLimits
 from workbench.testing import check_books, poison_free_cells, tiny_model
 
 # Tiny models gain nothing from a second thread, and lose much on a busy machine.
@@ -24,6 +25,7 @@ def make_engine() -> Iterator[Callable[..., wb.Engine]]:
 
     def make(family: str = "llama", *, cells: int = 2048, **options: Any) -> wb.Engine:
         model = options.pop("model", None) or tiny_model(family)
+        options.setdefault("limits", StepLimits())  # without measuring the machine each time
         engine = wb.Engine(model, cells=cells, **options)
         poison_free_cells(engine)
         engines.append(engine)

@@ -6,12 +6,14 @@ import asyncio
 import math
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Generator, Iterator, Sequence
-from itertools import islice
+from array import array
+from collections.abc import AsyncIterator, Callable, Generator, Iterator
 from typing import Any
 
 from workbench.errors import Cancelled
 from workbench.waiting import Completion
+
+_EMPTY: array[int] = array("i")
 
 
 class Answer(Completion):
@@ -28,6 +30,8 @@ class Answer(Completion):
         token_ids, logprobs: the answer's tokens and the model's natural-log probability of each.
         version, position, row: the session's version, tokens and rows it was computed at.
         from_flash: whether it is a flash query's fresh answer, handed over without a forward.
+        drafted, accepted: tokens that were guessed from the context, and how many were right.
+        shared_tokens: tokens of a stateless prompt that were computed already.
         queue_ms, ttft_ms, total_ms: milliseconds from the ask to the first step, to the first
             token (TTFT) and to the end.
         finish_reason: "stop", "length", "choice", "cancelled" or "error"; None while under way.
@@ -51,7 +55,9 @@ class Answer(Completion):
         self.time = time.time()
         self.queue_ms = self.ttft_ms = self.total_ms = math.nan
         self.finish_reason: str | None = None
-        self._context: Sequence[int] = ()
+        self.drafted = self.accepted = self.shared_tokens = 0
+        self._context: array[int] = _EMPTY
+        self._num_context = 0
         self._question_ids: list[int] = []
         self._new_text = threading.Condition()
         self._on_cancel: Callable[[], None] | None = None
@@ -71,7 +77,11 @@ class Answer(Completion):
     @property
     def input_ids(self) -> list[int]:
         """Every token the model read for it: the context up to its position, then the question."""
-        return [*islice(self._context, max(self.position, 0)), *self._question_ids]
+        return [*self._context[: self._num_context], *self._question_ids]
+
+    def context_bytes(self) -> bytes:
+        """The context's tokens as int32 in native order, without the question's."""
+        return self._context[: self._num_context].tobytes()
 
     def result(self, timeout: float | None = None) -> Answer:
         """Block until it is complete; an interrupt cancels it and keeps the partial text.
@@ -152,9 +162,12 @@ class Answer(Completion):
 
     # What the engine does to it.
 
-    def begin(self, context: Sequence[int], position: int, version: int, row: int) -> None:
-        """Fix the moment it is answered as of."""
-        self._context, self.position, self.version, self.row = context, position, version, row
+    def begin(
+        self, context: array[int], num_context: int, position: int, version: int, row: int
+    ) -> None:
+        """Fix the moment it is answered as of; the log may grow, its first tokens stay."""
+        self._context, self._num_context = context, num_context
+        self.position, self.version, self.row = position, version, row
         self.queue_ms = self._since_ask()
 
     def asks_with(self, question_ids: list[int], on_cancel: Callable[[], None]) -> None:
@@ -201,7 +214,8 @@ class Answer(Completion):
         copy.text, copy.choice, copy.probabilities = self.text, self.choice, self.probabilities
         copy.token_ids, copy.logprobs = self.token_ids, self.logprobs
         copy.version, copy.position, copy.row = self.version, self.position, self.row
-        copy._context, copy._question_ids = self._context, self._question_ids
+        copy._context, copy._num_context = self._context, self._num_context
+        copy._question_ids = self._question_ids
         copy.from_flash, copy.finish_reason = True, self.finish_reason
         copy.asked_at = asked_at
         copy.queue_ms, copy.ttft_ms = 0.0, copy._since_ask()

@@ -66,7 +66,12 @@ class Faulted(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class Planned(Event):
-    """One step ran: tokens by phase, slices in the batch, and seconds it took."""
+    """One step ran: tokens by phase, slices in the batch, and seconds it took.
+
+    ``ingest_limit`` is how many tokens ingestion might have taken, and ``limited_by`` why no more:
+    "idle" (the whole step was its own), "target" (the step time aimed at while a question is under
+    way; ``predicted_s`` is the cost model's) or "floor" (the least that ingestion always gets).
+    """
 
     step: int
     decode: int
@@ -75,6 +80,10 @@ class Planned(Event):
     flash: int
     num_slices: int
     duration_s: float
+    background: int = 0
+    predicted_s: float = 0.0
+    ingest_limit: int = 0
+    limited_by: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,7 +96,11 @@ class TokenOut(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class Answered(Event):
-    """A question was answered; times in milliseconds from the ask."""
+    """A question was answered; times in milliseconds from the ask.
+
+    ``drafted`` tokens were guessed, of which ``accepted`` were right. A stateless request has no
+    session.
+    """
 
     question: str
     position: int
@@ -97,6 +110,8 @@ class Answered(Event):
     num_tokens: int
     from_flash: bool
     choices: bool
+    drafted: int = 0
+    accepted: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,6 +125,53 @@ class FlashAnswered(Event):
     position: int
     total_ms: float
     changed: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shared(Event):
+    """So many tokens of a session need no computing: another line's cells hold the same."""
+
+    tokens: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Behind(Event):
+    """Ingestion of a full session waits for its window: rows come faster than it can move."""
+
+    pending_rows: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rebuilt(Event):
+    """A window was swapped for a newly computed one of so many tokens and rows."""
+
+    tokens: int
+    rows: int
+    dropped_tokens: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class RowsLeft(Event):
+    """The oldest rows left a window whose later keys keep their positions."""
+
+    rows: int
+    tokens: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evicted(Event):
+    """An idle session's cells went to another; its log stays, and computing it again takes time."""
+
+    tokens: int
+    predicted_return_s: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Returned(Event):
+    """An evicted session has its cells again, ``away_s`` seconds after they were taken."""
+
+    tokens: int
+    away_s: float
 
 
 class Events:

@@ -5,22 +5,35 @@ from __future__ import annotations
 import os
 import threading
 import weakref
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from workbench.answer import Answer
+from workbench.asking import closed_answers, stops
+from workbench.engine.admission import Opening, SessionSpec
+from workbench.engine.calibrate import calibrate
 from workbench.engine.engine import StepEngine
 from workbench.engine.model import load
+from workbench.engine.sampler import Sampling
 from workbench.engine.tokens import Tokens
-from workbench.engine.work import Ingest
-from workbench.errors import CellsExhausted, SessionExists, SessionNotFound, WorkbenchError
+from workbench.engine.work import Ingest, Overflow, Question
+from workbench.errors import (
+    CellsExhausted,
+    QuestionError,
+    SessionExists,
+    SessionNotFound,
+    WorkbenchError,
+)
 from workbench.events import SessionOpened
 from workbench.flash.board import FlashBoard
 from workbench.metrics import EngineStats, Metrics, percentile
-from workbench.scheduler.scheduler import StepLimits
+from workbench.scheduler.cost import CostModel
+from workbench.scheduler.scheduler import Kind, StepLimits
 from workbench.session import Session
-from workbench.streams.render import schema_for
+from workbench.streams.render import Schema, schema_for
 from workbench.tape import weights_path
 from workbench.tick import OnFull
 from workbench.waiting import aside
@@ -46,7 +59,9 @@ class Engine(StepEngine):
         threads: CPU threads of torch for this engine, and for whatever starts later in the process;
             None leaves them as they are.
         watermark: cells kept for questions; None takes an eighth of the pool.
-        limits: sizes of a step, in tokens.
+        limits: sizes of a step; None measures at start-up how many tokens a step may have before
+            more of them no longer make it more efficient (a fraction of a second).
+        cost: what steps cost, to begin with; None measures it likewise. It learns from every step.
         start: run the engine thread; tests turn it off and call ``step`` themselves.
 
     Raises:
@@ -64,6 +79,7 @@ class Engine(StepEngine):
         threads: int | None = None,
         watermark: int | None = None,
         limits: StepLimits | None = None,
+        cost: CostModel | None = None,
         start: bool = True,
     ) -> None:
         global _current
@@ -82,8 +98,11 @@ class Engine(StepEngine):
         self._sessions: dict[str, Session] = {}
         self._push_locks: dict[Ingest, threading.Lock] = {}
         tokens = Tokens(tokenizer, _eos_ids(decoder.model, tokenizer))
+        if limits is None:
+            limits, measured = aside(lambda: calibrate(decoder))
+            cost = cost or measured
         super().__init__(decoder, tokens, num_cells=num_cells, watermark=kept, limits=limits,
-                         start=start)  # fmt: skip
+                         cost=cost, start=start)  # fmt: skip
         self.board = FlashBoard(self)
         self._metrics = Metrics()
         self.events.subscribe(self._metrics.take)
@@ -96,6 +115,10 @@ class Engine(StepEngine):
         prompt: str | None = None,
         schema: str | None = None,
         cells: int | None = None,
+        overflow: Overflow = "error",
+        window: int | None = None,
+        evictable: bool = False,
+        wait: bool | float = False,
         on_full: OnFull = "block",
         max_pending: int = 4096,
     ) -> Session:
@@ -107,19 +130,80 @@ class Engine(StepEngine):
             schema: how rows read, such as "ohlcv"; None writes ``column=value``.
             cells: its budget in tokens; None takes 16,384, or less if the model or the pool has
                 less.
+            overflow: what it does when it is full. "error" refuses further rows. "rebuild"
+                computes the latest ``window`` tokens again in the other half of its cells, in
+                idle time, and swaps them in: always exact. "evict" lets the oldest rows go and
+                keeps the positions of the others, whose keys remember what has left: approximate.
+            window: tokens that a rebuilt window keeps at least, the prompt's included; None takes
+                a quarter of ``cells``, and at most half of them are ever visible.
+            evictable: others may have its cells while it is idle. Its log stays, and it is
+                computed again when something is pushed or asked, or when there is idle time.
+            wait: wait in line for cells instead of raising: True, or a number of seconds.
             on_full: what ``push`` does when ``max_pending`` rows wait: "block", "raise" or
                 "drop_oldest".
             max_pending: rows that may wait.
 
         Raises:
             SessionExists, CellsExhausted, WorkbenchError: with the numbers; nothing is opened.
+            TimeoutError: no cells after ``wait`` seconds; it no longer waits in line.
         """
+        spec, columns = self._spec(name, prompt, schema, cells, overflow, window, evictable,
+                                   on_full, max_pending)  # fmt: skip
+        if wait is False:
+            return self._opened(self.call(lambda: self.admission.open(spec)), prompt, columns)
+        if self._thread is threading.current_thread():
+            msg = "open(wait=...) would stop the engine's own thread; open it from another"
+            raise WorkbenchError(msg)
+        opening = self.call(lambda: self.admission.queue(spec))
+        self.wake()
+        try:
+            opening.join(None if wait is True else wait)
+        except BaseException:
+            self._leave_line(opening)
+            raise
+        assert opening.session is not None
+        return self._opened(opening.session, prompt, columns)
+
+    async def open_async(self, name: str, **options: Any) -> Session:
+        """`open` for a coroutine, waiting in line for the cells; cancelling it leaves the line."""
+        options.pop("wait", None)
+        spec, columns = self._spec(name, **options)
+        opening = self.call(lambda: self.admission.queue(spec))
+        self.wake()
+        try:
+            await opening
+        except BaseException:
+            self._leave_line(opening)
+            raise
+        assert opening.session is not None
+        return self._opened(opening.session, options.get("prompt"), columns)
+
+    def _leave_line(self, opening: Opening) -> None:
+        if not self.closed:
+            self.call(lambda: self.admission.cancel(opening))
+
+    def _spec(
+        self,
+        name: str,
+        prompt: str | None = None,
+        schema: str | None = None,
+        cells: int | None = None,
+        overflow: Overflow = "error",
+        window: int | None = None,
+        evictable: bool = False,
+        on_full: OnFull = "block",
+        max_pending: int = 4096,
+    ) -> tuple[SessionSpec, Schema]:
+        """What to open, checked."""
         if not isinstance(name, str) or not name.strip() or any(c.isspace() for c in name):
             msg = f"session name {name!r}: expected a text without spaces"
             raise WorkbenchError(msg)
         if name in self._sessions:
             msg = f"session {name!r} is open; use engine.session({name!r}), or close it first"
             raise SessionExists(msg)
+        if overflow not in ("error", "rebuild", "evict"):
+            msg = f"overflow={overflow!r}: expected 'error', 'rebuild' or 'evict'"
+            raise WorkbenchError(msg)
         if on_full not in ("block", "raise", "drop_oldest"):
             msg = f"on_full={on_full!r}: expected 'block', 'raise' or 'drop_oldest'"
             raise WorkbenchError(msg)
@@ -131,19 +215,112 @@ class Engine(StepEngine):
         most = self.decoder.max_positions
         budget = cells
         if budget is None:
-            budget = min(DEFAULT_BUDGET, most, max(1, (self.pool.num_cells - self.watermark) // 2))
-        if not len(head) < budget <= most:
+            budget = min(DEFAULT_BUDGET, most, max(1, self.admission.for_sessions // 2))
+        if window is not None and overflow != "rebuild":
+            msg = f"window={window}: only overflow='rebuild' has one, got overflow={overflow!r}"
+            raise WorkbenchError(msg)
+        if evictable and overflow == "evict":
             msg = (
-                f"session {name!r} wants {budget:,} cells; expected more than the {len(head):,} "
-                f"its prompt takes and at most the {most:,} positions of the model"
+                "evictable=True with overflow='evict': such a window cannot be computed again, "
+                "since its keys remember rows that have left; use overflow='rebuild'"
+            )
+            raise WorkbenchError(msg)
+        keep = budget // 4 if window is None else window
+        spec = SessionSpec(name, budget, head, max_pending, on_full, overflow,
+                           keep if overflow == "rebuild" else 0, evictable)  # fmt: skip
+        if not len(head) < spec.capacity <= most:
+            msg = (
+                f"session {name!r} wants {budget:,} cells"
+                f"{', half of them for its next window' if overflow == 'rebuild' else ''}; "
+                f"expected room for more than the {len(head):,} its prompt takes and at most the "
+                f"{most:,} positions of the model"
             )
             raise CellsExhausted(msg)
-        ingest = self.call(lambda: self.add_session(name, budget, head, max_pending, on_full))
+        if overflow == "rebuild" and not len(head) < keep < spec.capacity:
+            msg = (
+                f"window={keep:,}: expected more than the {len(head):,} tokens of the prompt and "
+                f"fewer than half of the session's {budget:,} cells"
+            )
+            raise CellsExhausted(msg)
+        return spec, columns
+
+    def _opened(self, ingest: Ingest, prompt: str | None, columns: Schema) -> Session:
         session = Session(self, ingest, prompt, columns)
-        self._sessions[name] = session
-        self.events.emit(SessionOpened(session=name, budget=budget))
+        self._sessions[ingest.name] = session
+        self.events.emit(SessionOpened(session=ingest.name, budget=ingest.budget))
         self.wake()
         return session
+
+    # Requests without a session.
+
+    def generate(
+        self,
+        prompt: str,
+        *,
+        choices: Sequence[str] | None = None,
+        max_tokens: int = 32,
+        stop: str | Sequence[str] | None = None,
+        temperature: float = 0.0,
+        top_p: float = 1.0,
+        seed: int | None = None,
+        timeout: float | None = None,
+    ) -> Answer:
+        """Answer one prompt, without a session: beside the sessions' work, in the same steps.
+
+        It takes scratch cells as a question does, its whole prompt included. What it has in common
+        with the beginning of any session or recent prompt is not computed again.
+
+        Args:
+            prompt: the whole text (a user's turn of the chat template, where there is one).
+            choices, max_tokens, stop, temperature, top_p, seed, timeout: as in `Session.ask`.
+
+        Raises:
+            QuestionError, CellsExhausted: it cannot be asked like this. EngineClosed. TimeoutError.
+        """
+        answer = self.generate_start(
+            prompt, choices=choices, max_tokens=max_tokens, stop=stop, temperature=temperature,
+            top_p=top_p, seed=seed,
+        )  # fmt: skip
+        try:
+            return answer.result(timeout)
+        except TimeoutError:
+            answer.cancel()
+            raise
+
+    async def generate_async(self, prompt: str, **options: Any) -> Answer:
+        """`generate` for a coroutine; cancelling the coroutine cancels the request."""
+        return await self.generate_start(prompt, **options)
+
+    def generate_start(
+        self,
+        prompt: str,
+        *,
+        choices: Sequence[str] | None = None,
+        max_tokens: int = 32,
+        stop: str | Sequence[str] | None = None,
+        temperature: float = 0.0,
+        top_p: float = 1.0,
+        seed: int | None = None,
+    ) -> Answer:
+        """`generate`, but return at once with an `Answer` to iterate, await, or cancel."""
+        if not isinstance(prompt, str):
+            msg = f"expected the prompt as text, got {type(prompt).__name__}"
+            raise QuestionError(msg)
+        answer = Answer(prompt, "")
+        closed = closed_answers(choices)
+        sampling = Sampling(max_tokens, stops(stop), temperature, top_p, seed)
+        question = Question(
+            self.core.next_id(), Kind.QUESTION, None, answer, self.tokens.prompt(prompt), sampling,
+            [self.tokens.choice(c) for c in closed], list(closed),
+        )  # fmt: skip
+
+        def cancel() -> None:
+            if not self.closed:
+                self.post(lambda: self.questions.cancel(question.work))
+
+        answer.asks_with(question.ids, cancel)
+        self.post(lambda: self.questions.add(question))
+        return answer
 
     def session(self, name: str) -> Session:
         """The open session of this name.
@@ -196,9 +373,13 @@ class Engine(StepEngine):
             device=self.device, num_cells=self.num_cells, free_cells=self.pool.num_free,
             promised_cells={name: s.budget for name, s in self.sessions.items()},
             kv_bytes=self.num_cells * self.decoder.bytes_per_cell, steps=seen.steps,
-            ingested_tokens=seen.ingested_tokens, ticks=seen.ticks,
+            ingested_tokens=seen.ingested_tokens, background_tokens=seen.background_tokens,
+            shared_tokens=seen.shared_tokens, ticks=seen.ticks,
             dropped_rows=seen.dropped_rows, answers=seen.answers, flash_hits=seen.flash_hits,
-            flash_evaluations=seen.flash_evaluations, ttft_ms_p50=percentile(ttft, 0.5),
+            flash_evaluations=seen.flash_evaluations, evictions=seen.evictions,
+            returns=seen.returns, rebuilds=seen.rebuilds, behind=seen.behind,
+            drafted_tokens=seen.drafted_tokens, accepted_tokens=seen.accepted_tokens,
+            ttft_ms_p50=percentile(ttft, 0.5),
             ttft_ms_p95=percentile(ttft, 0.95), lag_s_p50=percentile(lag, 0.5),
             lag_s_p95=percentile(lag, 0.95),
         )  # fmt: skip

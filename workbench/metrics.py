@@ -6,7 +6,19 @@ import math
 from collections import deque
 from dataclasses import dataclass
 
-from workbench.events import Answered, Committed, Event, FlashAnswered, Planned, RowsDropped
+from workbench.events import (
+    Answered,
+    Behind,
+    Committed,
+    Event,
+    Evicted,
+    FlashAnswered,
+    Planned,
+    Rebuilt,
+    Returned,
+    RowsDropped,
+    Shared,
+)
 
 KEPT = 1000  # latest values a percentile is taken over
 
@@ -20,7 +32,15 @@ def percentile(values: list[float], share: float) -> float:
 
 @dataclass(frozen=True)
 class EngineStats:
-    """What an engine holds and has done; times over the latest 1,000 of their kind."""
+    """What an engine holds and has done; times over the latest 1,000 of their kind.
+
+    Attributes:
+        ingested_tokens, background_tokens: computed for sessions as their rows came, and in idle
+            time (windows that were rebuilt, evicted sessions that returned).
+        shared_tokens: that sessions needed and others had computed already.
+        behind: how often a full session's rows had to wait for its window.
+        drafted_tokens, accepted_tokens: guessed for answers, and guessed right.
+    """
 
     model: str
     dtype: str
@@ -31,11 +51,19 @@ class EngineStats:
     kv_bytes: int
     steps: int
     ingested_tokens: int
+    background_tokens: int
+    shared_tokens: int
     ticks: int
     dropped_rows: int
     answers: int
     flash_hits: int
     flash_evaluations: int
+    evictions: int
+    returns: int
+    rebuilds: int
+    behind: int
+    drafted_tokens: int
+    accepted_tokens: int
     ttft_ms_p50: float
     ttft_ms_p95: float
     lag_s_p50: float
@@ -48,6 +76,9 @@ class Metrics:
     def __init__(self) -> None:
         self.steps = self.ingested_tokens = self.ticks = self.dropped_rows = 0
         self.answers = self.flash_hits = self.flash_evaluations = 0
+        self.background_tokens = self.shared_tokens = 0
+        self.evictions = self.returns = self.rebuilds = self.behind = 0
+        self.drafted_tokens = self.accepted_tokens = 0
         self.ttft_ms: deque[float] = deque(maxlen=KEPT)
         self.lag_s: deque[float] = deque(maxlen=KEPT)
 
@@ -57,11 +88,16 @@ class Metrics:
             case Planned():
                 self.steps += 1
                 self.ingested_tokens += event.ingest
+                self.background_tokens += event.background
+            case Shared():
+                self.shared_tokens += event.tokens
             case Committed():
                 self.ticks += 1
                 self.lag_s.append(event.lag_s)
             case Answered():
                 self.answers += 1
+                self.drafted_tokens += event.drafted
+                self.accepted_tokens += event.accepted
                 if event.from_flash:
                     self.flash_hits += 1
                 else:
@@ -70,5 +106,13 @@ class Metrics:
                 self.flash_evaluations += 1
             case RowsDropped():
                 self.dropped_rows += event.rows
+            case Evicted():
+                self.evictions += 1
+            case Returned():
+                self.returns += 1
+            case Rebuilt():
+                self.rebuilds += 1
+            case Behind():
+                self.behind += 1
             case _:
                 pass

@@ -7,7 +7,8 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from workbench.answer import Answer
-from workbench.engine.engine import answered
+from workbench.asking import closed_answers, stops
+from workbench.engine.questions import answered
 from workbench.engine.sampler import Sampling
 from workbench.engine.work import Ingest, Question
 from workbench.errors import (
@@ -68,13 +69,46 @@ class Session:
 
     @property
     def budget(self) -> int:
-        """Cells it may fill."""
+        """Cells it may hold."""
         return self.ingest.budget
 
     @property
     def cells_used(self) -> int:
-        """Cells it has filled, a tick that is half in included."""
-        return self.ingest.sequence.length
+        """Cells it has filled, a tick that is half in included; 0 while it is evicted."""
+        return self.ingest.line.computed
+
+    @property
+    def overflow(self) -> str:
+        """What it does when it is full: "error", "rebuild" or "evict"."""
+        return self.ingest.window.overflow if self.ingest.window is not None else "error"
+
+    @property
+    def window_rows(self) -> int:
+        """Rows that an answer can still see; all of them unless old ones have left."""
+        window = self.ingest.window
+        return self.rows if window is None else len(window.rows)
+
+    @property
+    def behind(self) -> bool:
+        """Whether rows come faster than its window can move; they wait, none is lost."""
+        return self.ingest.window is not None and self.ingest.window.stalled
+
+    @property
+    def evictable(self) -> bool:
+        """Whether its cells may go to others while it is idle."""
+        return self.ingest.evictable
+
+    @property
+    def resident(self) -> bool:
+        """Whether it has its cells; an evicted one is computed again when something is asked."""
+        return self.ingest.resident
+
+    @property
+    def return_cost_s(self) -> float:
+        """Seconds until an evicted session could answer, by the engine's cost model; else 0."""
+        if self.resident:
+            return 0.0
+        return self.engine.core.prefill_seconds(len(self.ingest.line.token_ids))
 
     @property
     def pending_rows(self) -> int:
@@ -98,8 +132,8 @@ class Session:
 
     @property
     def token_ids(self) -> list[int]:
-        """The full log of tokens in its cells, oldest first."""
-        return list(self.ingest.token_ids)
+        """The log of the tokens an answer can see, oldest first; ones of a half-read tick too."""
+        return list(self.ingest.line.token_ids)
 
     @property
     def flash_queries(self) -> list[FlashQuery]:
@@ -159,7 +193,7 @@ class Session:
 
     def retry(self) -> None:
         """Go on ingesting after a fault, from the row where it stopped."""
-        self.engine.call(lambda: self.engine.retry_session(self.ingest))
+        self.engine.call(lambda: self.engine.ingestion.retry(self.ingest))
         self.engine.wake()
 
     def _push(self, rows: Sequence[Any], *, from_stream: bool) -> Tick:
@@ -173,16 +207,9 @@ class Session:
                 raise
 
     def _queue(self, rows: Sequence[Any], from_stream: bool) -> Tick:
-        ids = self.engine.tokens.data(self._render(rows))
-        used = self.ingest.ticks.accepted_tokens
-        if used + len(ids) > self.budget:
-            msg = (
-                f"session {self.name!r} needs {len(ids):,} cells for {len(rows):,} rows, "
-                f"{self.budget - used:,} of its {self.budget:,} are left; open it with more "
-                "cells, or close it and start a new one"
-            )
-            raise CellsExhausted(msg)
-        tick = Tick(ids, len(rows), from_stream=from_stream)
+        ids, starts = self.engine.tokens.rows(self._render(rows))
+        self._check_room(len(ids), len(rows))
+        tick = Tick(ids, len(rows), from_stream=from_stream, row_starts=starts)
         if not ids:
             tick.version = self.version
             tick.finish()
@@ -197,14 +224,39 @@ class Session:
         )
         return tick
 
-    def _render(self, rows: Sequence[Any]) -> str:
+    def _check_room(self, num_tokens: int, num_rows: int) -> None:
+        """Refuse what could never be ingested, before any of it is queued."""
+        used, window = self.ingest.ticks.accepted_tokens, self.ingest.window
+        need = f"session {self.name!r} needs {num_tokens:,} cells for {num_rows:,} rows"
+        if window is None:
+            if used + num_tokens > self.budget:
+                msg = (
+                    f"{need}, {self.budget - used:,} of its {self.budget:,} are left; open it "
+                    "with more cells or with overflow='rebuild', or close it and start a new one"
+                )
+                raise CellsExhausted(msg)
+            return
+        most = self.ingest.capacity - window.rows.head
+        if num_tokens > most:
+            msg = f"{need} in one tick, its window holds {most:,}; push fewer rows at a time"
+            raise CellsExhausted(msg)
+        positions = self.engine.decoder.max_positions
+        if window.overflow == "evict" and used + num_tokens > positions:
+            msg = (
+                f"{need}, and overflow='evict' keeps positions: {positions - used:,} of the "
+                f"model's {positions:,} are left; use overflow='rebuild', or start a new session"
+            )
+            raise CellsExhausted(msg)
+
+    def _render(self, rows: Sequence[Any]) -> list[str]:
+        """Each row as the text the model reads, its newline included."""
         if rows and isinstance(rows[0], str):
             for index, row in enumerate(rows):
                 if not row.strip():
                     msg = f"row {index}: the text is empty; expected some words"
                     raise RowError(msg)
-            return "".join(row if row.endswith("\n") else row + "\n" for row in rows)
-        return self.schema.render(list(rows))
+            return [row if row.endswith("\n") else row + "\n" for row in rows]
+        return [line + "\n" for line in self.schema.render(list(rows)).split("\n")[:-1]]
 
     # Questions.
 
@@ -274,8 +326,8 @@ class Session:
         """Ask, and return at once with an `Answer` to iterate, await, or cancel."""
         asked_at = time.perf_counter()
         self._check_open()
-        sampling = Sampling(max_tokens, _stops(stop), temperature, top_p, seed)
-        closed = _choices(choices)
+        sampling = Sampling(max_tokens, stops(stop), temperature, top_p, seed)
+        closed = closed_answers(choices)
         pushed = self.ingest.ticks.last(from_stream=False) if fresh else None
         if pushed is None:
             for query in self.flash_queries:
@@ -287,11 +339,11 @@ class Session:
         answer = Answer(question, self.name)
         answer.asked_at = asked_at
         work = Question(
-            self.engine.next_id(), Kind.QUESTION, self.ingest, answer, self._words(question),
+            self.engine.core.next_id(), Kind.QUESTION, self.ingest, answer, self._words(question),
             sampling, [self.engine.tokens.choice(c) for c in closed], list(closed), after=pushed,
         )  # fmt: skip
         answer.asks_with(work.ids, lambda: self._cancel(work.work))
-        self.engine.post(lambda: self.engine.add_question(work))
+        self.engine.post(lambda: self.engine.questions.add(work))
         return answer
 
     def flash(
@@ -314,8 +366,8 @@ class Session:
             name: how boards call it; the question's words if None.
         """
         self._check_open()
-        closed = _choices(choices)
-        sampling = Sampling(max_tokens, _stops(stop))
+        closed = closed_answers(choices)
+        sampling = Sampling(max_tokens, stops(stop))
         query = FlashQuery(
             name or question, self.ingest, self.engine.board, question, self._words(question),
             closed, [self.engine.tokens.choice(c) for c in closed], sampling, on_change,
@@ -330,7 +382,7 @@ class Session:
 
         def drop() -> None:
             self.engine.board.forget_session(self.ingest)
-            self.engine.drop_session(self.ingest)
+            self.engine.admission.close(self.ingest)
 
         try:
             self.engine.call(drop)
@@ -349,9 +401,12 @@ class Session:
     def __repr__(self) -> str:
         if self.closed:
             return f"Session({self.name!r}, closed)"
+        state = "" if self.resident else ", evicted"
+        state += ", behind" if self.behind else ""
         return (
             f"Session({self.name!r}, version {self.version}, {self.rows:,} rows, "
-            f"{self.position:,} of {self.budget:,} cells, {len(self.flash_queries)} flash queries)"
+            f"{self.position:,} of {self.ingest.capacity:,} cells, "
+            f"{len(self.flash_queries)} flash queries{state})"
         )
 
     def _words(self, question: str) -> list[int]:
@@ -362,7 +417,7 @@ class Session:
 
     def _cancel(self, work: int) -> None:
         if not self.engine.closed:
-            self.engine.post(lambda: self.engine.cancel(work))
+            self.engine.post(lambda: self.engine.questions.cancel(work))
 
     def _check_open(self) -> None:
         if self.engine.closed:
@@ -371,19 +426,3 @@ class Session:
         if self.closed:
             msg = f"session {self.name!r} is closed; open it again with engine.open({self.name!r})"
             raise SessionClosed(msg)
-
-
-def _stops(stop: str | Sequence[str] | None) -> tuple[str, ...]:
-    if stop is None:
-        return ()
-    return (stop,) if isinstance(stop, str) else tuple(stop)
-
-
-def _choices(choices: Sequence[str] | None) -> tuple[str, ...]:
-    if choices is None:
-        return ()
-    closed = tuple(choices) if not isinstance(choices, str) else (choices,)
-    if len(set(closed)) != len(closed) or len(closed) < 2:
-        msg = f"choices={choices!r}: expected at least two different texts"
-        raise QuestionError(msg)
-    return closed

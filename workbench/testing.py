@@ -117,7 +117,7 @@ def poison_free_cells(engine: StepEngine) -> None:
 
 def check_books(engine: StepEngine) -> None:
     """The pool's invariants, and that no cell is lost once every question has ended."""
-    engine.pool.check(engine.held_extents())
+    engine.pool.check(engine.core.held_spans())
 
 
 def run_until_idle(engine: StepEngine) -> int:

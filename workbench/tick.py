@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from typing import Any, Literal
 
 from workbench.errors import QueueFull, SessionClosed, TickDropped
@@ -22,7 +22,7 @@ class Tick(Completion):
         token_ids: its tokens, as the model reads them.
         version: the session's version once it became visible, else None.
         from_stream: whether a background stream queued it.
-        is_head: whether it is what the session begins with, before any row.
+        row_starts: where in ``token_ids`` its rows begin, if the session has a window.
     """
 
     def __init__(
@@ -31,13 +31,13 @@ class Tick(Completion):
         rows: int,
         *,
         from_stream: bool = False,
-        is_head: bool = False,
+        row_starts: Sequence[int] = (0,),
     ) -> None:
         super().__init__()
         self.token_ids = token_ids
         self.rows = rows
         self.from_stream = from_stream
-        self.is_head = is_head
+        self.row_starts = row_starts
         self.version: int | None = None
         self.pushed_at = time.perf_counter()
 

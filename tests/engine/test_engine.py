@@ -7,6 +7,7 @@ import weakref
 import pytest
 
 import workbench as wb
+from workbench.engine.admission import SessionSpec
 from workbench.errors import (
     Cancelled,
     CellsExhausted,
@@ -25,7 +26,7 @@ from workbench.testing import assert_recomputes, run_until_idle, tiny_model
 @pytest.fixture
 def still(make_engine):
     """An engine without a thread, small steps."""
-    return make_engine(start=False, limits=StepLimits(tokens=16, ingest_beside_question=4))
+    return make_engine(start=False, limits=StepLimits(tokens=16, target_ms=0, ingest_floor=4))
 
 
 def break_when(engine, monkeypatch, is_bad):
@@ -259,7 +260,7 @@ def test_a_name_taken_meanwhile_is_refused_where_sessions_are_added(still):
     still.open("s", cells=50)
     free = still.pool.num_free
     with pytest.raises(SessionExists, match="is open; close it first"):
-        still.add_session("s", 50, [], 10, "block")
+        still.admission.open(SessionSpec("s", 50, []))
     assert still.pool.num_free == free
 
 

@@ -76,7 +76,7 @@ def play(engine: wb.Engine, actions: list[tuple[str, int, int]]) -> list[wb.Answ
 @given(actions=ACTIONS, tokens=st.sampled_from([5, 17, 64]))
 def test_any_interleaving_equals_plain_transformers(family, actions, tokens):
     model = MODELS[family]
-    limits = StepLimits(tokens=tokens, ingest_beside_question=3, flash_share=4)
+    limits = StepLimits(tokens=tokens, target_ms=0, ingest_floor=3, flash_share=4)
     with wb.Engine(model, cells=2048, limits=limits, start=False) as engine:
         poison_free_cells(engine)
         for answer in play(engine, actions):

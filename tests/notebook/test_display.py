@@ -1,4 +1,5 @@
 import re
+from array import array
 
 import pytest
 
@@ -22,7 +23,7 @@ def words(html):
 
 def answer(text="up", **fields):
     made = Answer("Up?", "btc")
-    made.begin(range(100), 40, 3, 7)
+    made.begin(array("i", range(100)), 40, 40, 3, 7)
     made.add(1, 0.0)
     made.show(text)
     made.end("stop")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import atexit
-import itertools
 import sys
 import threading
 import time
@@ -15,32 +14,22 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import TypeVar
 
-import torch
 from torch import Tensor
 
-from workbench.answer import Answer
-from workbench.cells.pool import CellPool, Extent
-from workbench.cells.sequence import Sequence
-from workbench.cells.tensors import CellTensors
+from workbench.engine.admission import Admission
 from workbench.engine.batch import Part, Step
+from workbench.engine.core import Core
+from workbench.engine.ingestion import Ingestion
 from workbench.engine.model import Decoder
-from workbench.engine.sampler import score_choices
+from workbench.engine.questions import Questions
 from workbench.engine.tokens import Tokens
-from workbench.engine.work import Ingest, Question
-from workbench.errors import (
-    Cancelled,
-    CellsExhausted,
-    EngineClosed,
-    QuestionError,
-    SessionClosed,
-    SessionExists,
-    SessionFaulted,
-    WorkbenchError,
-)
-from workbench.events import Answered, Committed, Events, Faulted, Planned, TokenOut
+from workbench.engine.windows import Windows
+from workbench.engine.work import Ingest, Question, Rebuild
+from workbench.errors import EngineClosed
+from workbench.events import Planned
+from workbench.scheduler.cost import CostModel
 from workbench.scheduler.plan import Phase, Plan, Slice
-from workbench.scheduler.scheduler import Kind, Scheduler, StepLimits
-from workbench.tick import OnFull, Tick, TickQueue
+from workbench.scheduler.scheduler import Scheduler, StepLimits
 
 T = TypeVar("T")
 
@@ -50,7 +39,7 @@ class _Job:
     """One slice of the plan with the parts that compute it."""
 
     slice: Slice
-    work: Ingest | Question
+    work: Ingest | Rebuild | Question
     parts: list[Part]
 
 
@@ -62,6 +51,7 @@ class StepEngine:
         num_cells: size of the pool.
         watermark: cells that no session may be promised, so that branches always find room.
         limits: sizes of a step.
+        cost: what steps cost, to begin with; it learns from every step.
         start: run the engine thread; tests turn it off and call ``step`` themselves.
     """
 
@@ -73,19 +63,19 @@ class StepEngine:
         num_cells: int,
         watermark: int,
         limits: StepLimits | None = None,
+        cost: CostModel | None = None,
         start: bool = True,
     ) -> None:
         self.decoder = decoder
         self.tokens = tokens
-        self.pool = CellPool(num_cells)
-        self.cells = CellTensors(decoder.layers, num_cells, decoder.dtype, decoder.device)
-        self.watermark = watermark
-        self.scheduler = Scheduler(limits)
-        self.events = Events()
-        self.after_commit: list[Callable[[Ingest], None]] = []
-        self.num_steps = 0
-        self._works: dict[int, Ingest | Question] = {}
-        self._ids = itertools.count(1)
+        self.scheduler = Scheduler(limits, cost or CostModel())
+        self.core = Core(decoder, tokens, num_cells, watermark, self.scheduler)
+        self.questions = Questions(self.core)
+        self.windows = Windows(self.core)
+        self.admission = Admission(self.core, self.questions, self.windows)
+        self.ingestion = Ingestion(self.core, self.questions, self.windows, self.admission)
+        self.pool, self.cells = self.core.pool, self.core.cells
+        self.events, self.watermark = self.core.events, watermark
         self._inbox: deque[Callable[[], None]] = deque()
         self._wake = threading.Event()
         self._gate = threading.Lock()  # orders `closed` against what is put in the inbox
@@ -104,61 +94,47 @@ class StepEngine:
         """One forward pass over whatever is most urgent; false when there was nothing to run."""
         self._read_inbox()
         began = time.perf_counter()
+        moved = self.admission.settle()  # cells for who waits for them
+        shared = self.ingestion.settle()  # windows, shared beginnings, what is left to read
         plan = self._plan()
         if not plan:
-            return False
+            return moved or shared or self.admission.settle_idle()
         jobs = [self._prepare(piece) for piece in plan.slices]
-        # Answers first: a tick that commits supersedes flash evaluations still under way.
-        jobs.sort(key=lambda job: isinstance(job.work, Ingest))
         for job, result in self._compute(jobs):
-            if job.work.work not in self._works:
-                continue  # an earlier outcome of this step ended it
-            if isinstance(result, BaseException):
-                self._fail(job.work, result)
-            else:
-                self._commit(job, result)
-        self._report(plan, time.perf_counter() - began)
+            self._commit(job, result)
+        self._report(plan, jobs, time.perf_counter() - began)
         return True
 
     def _plan(self) -> Plan:
-        for work in self._works.values():
-            if isinstance(work, Ingest):
-                self.scheduler.set_backlog(work.work, 0 if work.error else work.ticks.tokens)
-        plan = self.scheduler.plan(self._branch_cells())
-        for work_id in plan.admitted:
-            question = self._works[work_id]
-            assert isinstance(question, Question)
-            question.begin(self.tokens)
-        return plan
+        """The scheduler's plan; a prompt that turns out to be computed already is planned anew."""
+        while True:
+            plan = self.scheduler.plan(self.watermark - self.core.scratch)
+            shared = 0
+            for work in plan.admitted:
+                question = self.core.works[work]
+                assert isinstance(question, Question)
+                if tokens := self.questions.begin(question):
+                    self.scheduler.ran(work, tokens)
+                    shared += tokens
+            if not shared:
+                return plan
 
     def _prepare(self, piece: Slice) -> _Job:
-        work = self._works[piece.work]
-        if isinstance(work, Ingest):
-            start = work.sequence.length
-            ids = work.ticks.peek(piece.length)
-            return _Job(piece, work, [Part(work.sequence, start, ids)])
-        assert work.branch is not None
-        done = work.branch.length - work.answer.position  # of the question's own tokens
-        if work.answer.token_ids:
-            return _Job(piece, work, [Part(work.branch, work.branch.length,
-                                           work.answer.token_ids[-1:], (0,))])  # fmt: skip
-        if done + piece.length < work.prefill:
-            ids = work.ids[done : done + piece.length]
-            return _Job(piece, work, [Part(work.branch, work.branch.length, ids)])
-        ids = work.ids[done:]
-        parts = [Part(work.branch, work.branch.length, ids, (len(ids) - 1,))]
-        for branch, choice in zip(work.choice_branches, work.choices, strict=True):
-            if len(choice) > 1:
-                rows = range(len(choice) - 1)
-                parts.append(Part(branch, branch.length, choice[:-1], rows))
-        return _Job(piece, work, parts)
+        work = self.core.works[piece.work]
+        if isinstance(work, Question):
+            return _Job(piece, work, self.questions.parts(work, piece.length))
+        sequence = work.line.sequence
+        ids = self.ingestion.upcoming(work, piece.length)
+        return _Job(piece, work, [Part(sequence, sequence.length, ids)])
 
     def _compute(self, jobs: list[_Job]) -> Iterable[tuple[_Job, Tensor | BaseException]]:
-        """Each job's kept logits ``[kept, vocab]``, or why there are none.
+        """Each job's kept logits ``[kept, vocab]``, or why there are none; questions come first.
 
         If the forward fails, every job runs alone, so that only the one at fault is failed: cells
         written twice hold the same values.
         """
+        # Answers first: a tick that commits supersedes flash evaluations still under way.
+        jobs.sort(key=lambda job: not isinstance(job.work, Question))
         try:
             logits = self._forward([part for job in jobs for part in job.parts])
         except Exception as error:
@@ -171,241 +147,44 @@ class StepEngine:
     def _forward(self, parts: list[Part]) -> Tensor:
         return self.decoder.forward(Step.of(parts, self.cells, self.decoder.device))
 
-    def _commit(self, job: _Job, logits: Tensor) -> None:
-        self.scheduler.ran(job.work.work, job.slice.length)
-        if isinstance(job.work, Ingest):
-            self._commit_ingest(job.work, list(job.parts[0].ids))
-            return
-        try:
-            self._commit_question(job.work, job, logits)
-        except Exception as error:
-            self._fail(job.work, error)
+    def _commit(self, job: _Job, result: Tensor | BaseException) -> None:
+        work = job.work
+        if work.work not in self.core.works:
+            return  # an earlier outcome of this step ended it
+        if isinstance(work, Question):
+            try:
+                if isinstance(result, BaseException):
+                    raise result
+                self.questions.commit(work, job.parts, result)
+            except Exception as error:
+                self.questions.fail(work, error)
+        elif isinstance(result, BaseException):
+            self.ingestion.fail(work, result)
+        else:
+            self.ingestion.commit(work, job.parts[0].ids)
 
-    def _report(self, plan: Plan, duration_s: float) -> None:
-        self.num_steps += 1
+    def _report(self, plan: Plan, jobs: list[_Job], duration_s: float) -> None:
+        self.core.num_steps += 1
+        parts = [part for job in jobs for part in job.parts]
+        tokens = sum(len(part.ids) for part in parts)
+        reads = sum(len(part.ids) * part.start for part in parts)
+        assert self.scheduler.cost is not None
+        self.scheduler.cost.observe(tokens, reads, duration_s)
         self.events.emit(
             Planned(
-                step=self.num_steps, decode=plan.tokens(Phase.DECODE),
+                step=self.core.num_steps, decode=plan.tokens(Phase.DECODE),
                 question=plan.tokens(Phase.QUESTION), ingest=plan.tokens(Phase.INGEST),
-                flash=plan.tokens(Phase.FLASH), num_slices=len(plan.slices), duration_s=duration_s,
+                flash=plan.tokens(Phase.FLASH), background=plan.tokens(Phase.BACKGROUND),
+                num_slices=len(plan.slices), duration_s=duration_s,
+                predicted_s=plan.predicted_s, ingest_limit=plan.ingest_limit,
+                limited_by=plan.limited_by,
             )
         )  # fmt: skip
 
-    # What a slice's outcome means.
-
-    def _commit_ingest(self, session: Ingest, ids: list[int]) -> None:
-        session.sequence.length += len(ids)
-        session.token_ids.extend(ids)
-        finished = session.ticks.consume(len(ids))
-        for tick in finished:
-            session.now = session.now.after(tick)
-            tick.version = session.now.version
-            tick.finish()
-            if not tick.is_head:
-                lag_s = time.perf_counter() - tick.pushed_at
-                self.events.emit(
-                    Committed(session=session.name, lag_s=lag_s, **session.now._asdict())
-                )
-        if finished:
-            ready = [pair for pair in session.held_back if pair[0].done]
-            session.held_back = [pair for pair in session.held_back if not pair[0].done]
-            for _, question in ready:
-                self._queue(question)
-            for callback in self.after_commit:
-                callback(session)
-
-    def _commit_question(self, question: Question, job: _Job, logits: Tensor) -> None:
-        branch, answer = question.branch, question.answer
-        assert branch is not None and question.sampler is not None and question.stream is not None
-        branch.length += len(job.parts[0].ids)
-        if not len(logits):
-            return  # a chunk of a long question
-        if not bool(torch.isfinite(logits).all()):
-            msg = "the model returned logits that are not finite; try dtype='float32'"
-            raise QuestionError(msg)
-        if question.choices:
-            rows, at = [], 1
-            for ids in question.choices:
-                rows.append(logits[at : at + len(ids) - 1])
-                at += len(ids) - 1
-            chances, logprobs = score_choices(logits[0], rows, question.choices)
-            best = max(range(len(chances)), key=chances.__getitem__)
-            answer.choose(dict(zip(question.choice_texts, chances, strict=True)),
-                          question.choices[best], logprobs[best])  # fmt: skip
-            self._end(question, "choice")
-            return
-        token, logprob = question.sampler.pick(logits[0])
-        answer.add(token, logprob)
-        if token in self.tokens.eos_ids:
-            self._end(question, "stop")
-            return
-        before = question.stream.text
-        question.stream.add(token)
-        self._show(question, before)
-        if question.stream.stopped:
-            self._end(question, "stop")
-        elif len(answer.token_ids) >= question.sampling.max_tokens:
-            self._end(question, "length")
-        else:
-            self.scheduler.set_decoding(question.work)
-
-    def _show(self, question: Question, before: str) -> None:
-        assert question.stream is not None
-        text = question.stream.text
-        if text != before:
-            question.answer.show(text)
-            if question.kind is Kind.QUESTION:
-                self.events.emit(TokenOut(session=question.session.name,
-                                          question=question.answer.question,
-                                          text=text[len(before) :]))  # fmt: skip
-
-    def _end(self, question: Question, reason: str, error: BaseException | None = None) -> None:
-        """Forget a question and tell its caller, in that order: its cells are free by then."""
-        if self._works.pop(question.work, None) is None:
-            return
-        self.scheduler.remove(question.work)
-        question.session.questions.pop(question.work, None)
-        session = question.session
-        session.held_back = [pair for pair in session.held_back if pair[1] is not question]
-        if question.stream is not None and not question.choices:
-            before = question.stream.text
-            question.stream.flush()
-            self._show(question, before)
-        question.drop()
-        answer = question.answer
-        answer.end(reason, error)
-        if error is None and question.kind is Kind.QUESTION:
-            self.events.emit(answered(answer))
-
-    def _fail(self, work: Ingest | Question, error: BaseException) -> None:
-        """An error reaches the caller it belongs to, and nobody else."""
-        if isinstance(work, Question):
-            if not isinstance(error, WorkbenchError):
-                trace = error
-                error = QuestionError(f"the model failed on this question: {trace!r}")
-                error.__cause__ = trace
-            self._end(work, "error", error)
-            return
-        fault = SessionFaulted(
-            f"ingestion into session {work.name!r} failed ({error!r}); its {work.ticks.rows} rows "
-            "are still queued, session.retry() goes on from there"
-        )
-        fault.__cause__ = error
-        work.error = fault
-        for _, question in list(work.held_back):
-            self._end(question, "error", fault)
-        self.events.emit(Faulted(session=work.name, message=str(fault)))
-        work.ticks.fault(fault)
-
-    def retry_session(self, session: Ingest) -> None:
-        """Go on ingesting after a fault; what was queued is still queued."""
-        session.error = None
-        session.ticks.mend()
-
-    # Sessions and questions, called in the engine thread (through `call` from any other).
-
-    def add_session(
-        self, name: str, budget: int, head: list[int], max_pending: int, on_full: OnFull
-    ) -> Ingest:
-        """Promise a session its cells and queue its head.
-
-        Raises:
-            SessionExists: one of this name is open. CellsExhausted: the pool cannot promise so
-            many. Nothing changes.
-        """
-        promised = {w.name: w.budget for w in self._works.values() if isinstance(w, Ingest)}
-        if name in promised:
-            msg = f"session {name!r} is open; close it first, or take another name"
-            raise SessionExists(msg)
-        room = self.pool.num_cells - self.watermark - sum(promised.values())
-        if budget > room:
-            holders = ", ".join(f"{n!r} {b:,}" for n, b in promised.items()) or "nobody"
-            msg = (
-                f"session {name!r} needs {budget:,} cells, {max(room, 0):,} of "
-                f"{self.pool.num_cells:,} can still be promised ({self.watermark:,} are kept for "
-                f"questions; held by {holders}); close a session, ask for fewer, or open the "
-                "engine with more cells"
-            )
-            raise CellsExhausted(msg)
-        sequence = Sequence(self.pool)
-        sequence.grow(budget)
-        ticks = TickQueue(name, max_pending, on_full)
-        session = Ingest(next(self._ids), name, budget, sequence, ticks)
-        self._works[session.work] = session
-        self.scheduler.add(session.work, Kind.INGEST)
-        if head:
-            ticks.put(Tick(head, 0, is_head=True))
-        return session
-
-    def drop_session(self, session: Ingest, reason: BaseException | None = None) -> None:
-        """Free a session's cells; what was still asked or queued ends with ``reason``."""
-        if session.closed:
-            return
-        session.closed = True
-        error = reason or SessionClosed(f"session {session.name!r} was closed")
-        for question in list(session.questions.values()):
-            self._end(question, "error", error)
-        session.ticks.close(reason)
-        self.scheduler.remove(session.work)
-        self._works.pop(session.work, None)
-        session.sequence.drop()
-
-    def add_question(self, question: Question) -> None:
-        """Queue a question; it starts at a step boundary, when its scratch cells are free."""
-        session = question.session
-        error: BaseException | None = session.error if question.after else None
-        if session.closed:
-            error = SessionClosed(f"session {session.name!r} is closed; open it again to ask")
-        if question.cells > self.watermark:
-            error = CellsExhausted(
-                f"the question needs {question.cells:,} cells ({len(question.ids):,} of its own "
-                f"tokens and {question.cells - len(question.ids):,} for the answer), questions "
-                f"have {self.watermark:,}; shorten it, lower max_tokens, or open the engine with "
-                "a larger watermark"
-            )
-        if session.now.position + question.cells > self.decoder.max_positions:
-            error = QuestionError(
-                f"the question ends {question.cells:,} tokens past position "
-                f"{session.now.position:,}, the model has {self.decoder.max_positions:,} "
-                "positions; shorten it or lower max_tokens"
-            )
-        if error is not None:
-            question.answer.end("error", error)
-            return
-        self._works[question.work] = question
-        session.questions[question.work] = question
-        if question.answer.cancelled:
-            self._end(question, "cancelled", Cancelled("cancelled before it began"))
-        elif question.after is not None and not question.after.done:
-            session.held_back.append((question.after, question))
-        else:
-            self._queue(question)
-
-    def _queue(self, question: Question) -> None:
-        self.scheduler.add(question.work, question.kind, prefill=question.prefill,
-                           tail=question.tail, cells=question.cells)  # fmt: skip
-
-    def cancel(self, work: int) -> None:
-        """End a question now; its answer keeps the text that has arrived."""
-        question = self._works.get(work)
-        if isinstance(question, Question):
-            shown = len(question.answer.token_ids)
-            error = Cancelled(f"cancelled after {shown} tokens; the text so far is kept")
-            self._end(question, "cancelled", error)
-
-    def next_id(self) -> int:
-        """A fresh work id, from any thread."""
-        return next(self._ids)
-
-    def _branch_cells(self) -> int:
-        """Cells that branches may still take.
-
-        All branches together stay within the watermark, so that whether a session can be opened
-        does not depend on who is asking right now.
-        """
-        promised = sum(w.budget for w in self._works.values() if isinstance(w, Ingest))
-        taken = self.pool.num_cells - self.pool.num_free - promised
-        return self.watermark - taken
+    @property
+    def num_steps(self) -> int:
+        """Steps run so far."""
+        return self.core.num_steps
 
     # From other threads.
 
@@ -469,33 +248,17 @@ class StepEngine:
     def end_all(self, error: BaseException) -> None:
         """Tell every caller that it is over; the last thing the engine thread does."""
         self._read_inbox()
-        for work in list(self._works.values()):
-            if isinstance(work, Ingest):
-                self.drop_session(work, error)
-
-    def held_extents(self) -> list[Extent]:
-        """Every extent every living sequence holds, for ``pool.check``."""
-        sequences: list[Sequence] = []
-        for work in self._works.values():
-            if isinstance(work, Ingest):
-                sequences.append(work.sequence)
-            else:
-                sequences += [*([work.branch] if work.branch else []), *work.choice_branches]
-        return [extent for sequence in sequences for extent in sequence.extents]
+        self.admission.close_line(error)
+        for session in list(self.core.sessions.values()):
+            self.admission.close(session, error)
+        for work in list(self.core.works.values()):
+            assert isinstance(work, Question)
+            self.questions.end(work, "error", error)
+        self.core.reclaim(self.pool.num_cells)
 
     def _read_inbox(self) -> None:
         while self._inbox:
             self._inbox.popleft()()
-
-
-def answered(answer: Answer) -> Answered:
-    """The event of a finished answer."""
-    return Answered(
-        session=answer.session_name, question=answer.question, position=answer.position,
-        queue_ms=answer.queue_ms, ttft_ms=answer.ttft_ms, total_ms=answer.total_ms,
-        num_tokens=len(answer.token_ids), from_flash=answer.from_flash,
-        choices=answer.choice is not None,
-    )  # fmt: skip
 
 
 def _run(ref: weakref.ref[StepEngine], wake: threading.Event) -> None:

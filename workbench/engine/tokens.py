@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from bisect import bisect_left
 from typing import Any
 
 from workbench.errors import QuestionError, RowError
@@ -41,13 +42,39 @@ class Tokens:
         Raises:
             RowError: it is not valid Unicode.
         """
-        try:
-            text.encode()
-        except UnicodeEncodeError as error:
-            msg = f"text is not valid Unicode ({error.reason}); decode it with errors='replace'"
-            raise RowError(msg) from error
+        self._check_unicode(text)
         ids = self._plain(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
         return list(ids)
+
+    def rows(self, texts: list[str]) -> tuple[list[int], list[int]]:
+        """Ids of rows that are read as one text, and where among the ids each row begins.
+
+        A row that begins inside a token, as some tokenizers join a newline with what follows it,
+        is left out of the second list.
+
+        Raises:
+            RowError: they are not valid Unicode.
+        """
+        text = "".join(texts)
+        if len(texts) < 2 or not self._plain.is_fast:
+            ids = self.data(text)
+            return ids, [0][: len(ids)]
+        self._check_unicode(text)
+        encoded = self._plain(
+            text, add_special_tokens=False, split_special_tokens=True, return_offsets_mapping=True
+        )
+        places = [start for start, _ in encoded["offset_mapping"]]
+        starts, at = [], 0
+        for row in texts:
+            index = bisect_left(places, at)
+            if index < len(places) and places[index] == at:
+                starts.append(index)
+            at += len(row)
+        return list(encoded["input_ids"]), starts
+
+    def prompt(self, text: str) -> list[int]:
+        """Ids of a prompt that is asked on its own: a user's turn, and the opening of the reply."""
+        return [*self.head(None), *self.question(text)]
 
     def question(self, words: str) -> list[int]:
         """Ids of a question with the end of its turn and the opening of the reply."""
@@ -67,6 +94,13 @@ class Tokens:
     def text(self, ids: list[int]) -> str:
         """Ids back to text, without special tokens."""
         return str(self.tokenizer.decode(ids, skip_special_tokens=True))
+
+    def _check_unicode(self, text: str) -> None:
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            msg = f"text is not valid Unicode ({error.reason}); decode it with errors='replace'"
+            raise RowError(msg) from error
 
     def _parse(self, text: str) -> list[int]:
         return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])

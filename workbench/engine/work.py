@@ -1,69 +1,168 @@
-"""What the engine works on: a session's data plane, and a question on its branch."""
+"""What the engine works on: a session's data plane, a window's rebuild, and a question's branch."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence as Seq
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from workbench.answer import Answer
+from workbench.cells.line import Line
 from workbench.cells.sequence import Sequence
+from workbench.cells.window import WindowRows
 from workbench.engine.sampler import Sampler, Sampling
-from workbench.engine.tokens import TextStream, Tokens
+from workbench.engine.tokens import TextStream
 from workbench.scheduler.scheduler import Kind
 from workbench.tick import Tick, TickQueue
 
+Overflow = Literal["error", "rebuild", "evict"]
+
 
 class Mark(NamedTuple):
-    """A moment of a session: its version, and how many tokens and rows were visible at it."""
+    """A moment of a session: its version, the position after it, and the rows visible so far."""
 
     version: int
     position: int
     rows: int
 
     def after(self, tick: Tick) -> Mark:
-        """The moment one tick later; a session's head is no version of its own."""
-        version = self.version + (not tick.is_head)
-        return Mark(version, self.position + tick.num_tokens, self.rows + tick.rows)
+        """The moment one tick later."""
+        return Mark(self.version + 1, self.position + tick.num_tokens, self.rows + tick.rows)
+
+
+@dataclass(eq=False)
+class Rebuild:
+    """A session's next window on its way into cells of its own.
+
+    Attributes:
+        start: where its first row begins, in everything the session ever read.
+        began: how far the session had read when it began.
+    """
+
+    work: int
+    session: Ingest
+    line: Line
+    start: int
+    began: int
+
+
+@dataclass(eq=False)
+class Retired:
+    """Cells a window has left behind, held until the questions that began on them have ended."""
+
+    sequence: Sequence
+    readers: set[int]
+
+
+@dataclass(eq=False)
+class Window:
+    """What a session does when it is full.
+
+    Attributes:
+        overflow: "rebuild" or "evict".
+        keep: tokens that stay at least, the prompt's included.
+        rows: where its rows begin.
+        slack: a rebuild begins when so many cells are left, so that it is done before none is.
+        stalled: whether ingestion waits for the window to move.
+    """
+
+    overflow: Overflow
+    keep: int
+    rows: WindowRows
+    slack: int
+    rebuild: Rebuild | None = None
+    retired: list[Retired] = field(default_factory=list)
+    stalled: bool = False
 
 
 @dataclass(eq=False)
 class Ingest:
-    """A session as the engine sees it: a sequence, and the ticks that wait to extend it.
+    """A session as the engine sees it: a line, and the ticks that wait to extend it.
 
-    ``token_ids`` is the full log of what is in the cells. Questions branch at ``now.position``;
-    the sequence itself may already be further, inside a tick that is not complete.
+    Questions branch at ``now.position``; the line may already be further, inside a tick that is
+    not complete.
+
+    Attributes:
+        budget: the most cells it may ever hold.
+        capacity: the most tokens its line may have (half the budget where the window is rebuilt).
+        evictable: whether its cells may be taken while it is idle.
+        resident: whether it has cells; if not, ``line`` still has the log.
+        leaving: its turn is over: what runs is finished, nothing new begins.
+        background: it comes back without anyone having asked, in idle time.
+        turn_tokens, since: tokens run for it since it had its cells, and the step it did.
+        last_used: the step something of it last ran.
+        evicted_at: when its cells were taken (perf_counter), until it is back.
+        held: questions that wait for a tick to be visible, or for the cells to come back.
     """
 
     work: int
     name: str
     budget: int
-    sequence: Sequence
+    capacity: int
+    line: Line
     ticks: TickQueue
+    window: Window | None = None
+    evictable: bool = False
+    resident: bool = True
+    leaving: bool = False
+    background: bool = False
+    turn_tokens: int = 0
+    since: int = 0
+    last_used: int = 0
+    evicted_at: float | None = None
     now: Mark = field(default_factory=lambda: Mark(0, 0, 0))
-    token_ids: list[int] = field(default_factory=list)
     questions: dict[int, Question] = field(default_factory=dict)
-    held_back: list[tuple[Tick, Question]] = field(default_factory=list)
+    held: list[Question] = field(default_factory=list)
     error: BaseException | None = None
     closed: bool = False
+
+    @property
+    def sequence(self) -> Sequence:
+        """The cells of the line."""
+        return self.line.sequence
+
+    @property
+    def ready(self) -> bool:
+        """Whether a question can branch off it: everything visible is in cells."""
+        return self.resident and not self.leaving and self.line.pending == 0
+
+    @property
+    def busy(self) -> bool:
+        """Whether somebody waits for something of it; a faulted one waits for its owner.
+
+        Having been evicted is no reason to come back, and nor is coming back in idle time.
+        """
+        coming = self.resident and self.line.pending > 0 and not self.background
+        data = self.error is None and (self.ticks.tokens > 0 or coming)
+        return bool(self.questions) or data
+
+    def begun(self) -> set[int]:
+        """The questions that read its cells now."""
+        return {work for work, question in self.questions.items() if question.branch is not None}
 
 
 @dataclass(eq=False)
 class Question:
-    """One question or flash evaluation, from the ask to the last token."""
+    """One question, flash evaluation or stateless request, from the ask to the last token.
+
+    A stateless request has no session: ``ids`` is its whole prompt, on a ``line`` of its own.
+    """
 
     work: int
     kind: Kind
-    session: Ingest
+    session: Ingest | None
     answer: Answer
     ids: list[int]
     sampling: Sampling
     choices: list[list[int]] = field(default_factory=list)
     choice_texts: list[str] = field(default_factory=list)
     after: Tick | None = None  # not before this tick is visible
+    line: Line | None = None
     branch: Sequence | None = None
     choice_branches: list[Sequence] = field(default_factory=list)
     sampler: Sampler | None = None
     stream: TextStream | None = None
+    drafts: Seq[int] = ()
 
     @property
     def tail(self) -> int:
@@ -80,23 +179,7 @@ class Question:
         """Scratch cells it can ever need: the last sampled token is never run."""
         return self.prefill + (0 if self.choices else self.sampling.max_tokens - 1)
 
-    def begin(self, tokens: Tokens) -> None:
-        """Branch off the session's present and take the scratch cells."""
-        session = self.session
-        position = session.now.position
-        self.branch = session.sequence.branch(position)
-        if own := len(self.ids) + (0 if self.choices else self.sampling.max_tokens - 1):
-            self.branch.grow(own, high=True)
-        for ids in self.choices:
-            child = self.branch.branch(position + len(self.ids))
-            child.grow(len(ids) - 1, high=True)
-            self.choice_branches.append(child)
-        self.sampler = Sampler(self.sampling)
-        self.stream = TextStream(tokens, self.sampling.stop)
-        self.answer.begin(session.token_ids, position, session.now.version, session.now.rows)
-
-    def drop(self) -> None:
-        """Give the scratch cells back and let go of the session's."""
-        for branch in [*self.choice_branches, *([self.branch] if self.branch else [])]:
-            branch.drop()
-        self.branch, self.choice_branches = None, []
+    @property
+    def tokens_left(self) -> int:
+        """How many more tokens the answer may have."""
+        return self.sampling.max_tokens - len(self.answer.token_ids)

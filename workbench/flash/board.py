@@ -29,7 +29,7 @@ class FlashBoard:
         self._drops: dict[FlashQuery, int] = {}
         self._calls: queue.SimpleQueue[FlashQuery | None] = queue.SimpleQueue()
         self._caller: threading.Thread | None = None
-        engine.after_commit.append(self.refresh)
+        engine.ingestion.after_commit.append(self.refresh)
 
     # From any thread.
 
@@ -90,18 +90,18 @@ class FlashBoard:
             return  # nothing to answer about yet
         answer = Answer(query.question, query.session.name)
         question = Question(
-            self._engine.next_id(), Kind.FLASH, query.session, answer, query.question_ids,
+            self._engine.core.next_id(), Kind.FLASH, query.session, answer, query.question_ids,
             query.sampling, query.choice_ids, list(query.choices),
         )  # fmt: skip
         answer.asks_with(query.question_ids, lambda: None)
         self._running[query] = question
         answer.when_done(lambda: self._ended(query, question))
-        self._engine.add_question(question)
+        self._engine.questions.add(question)
 
     def _drop(self, query: FlashQuery) -> None:
         question = self._running.pop(query, None)
         if question is not None:
-            self._engine.cancel(question.work)
+            self._engine.questions.cancel(question.work)
 
     def _ended(self, query: FlashQuery, question: Question) -> None:
         if self._running.get(query) is question:

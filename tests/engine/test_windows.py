@@ -1,0 +1,297 @@
+"""Windows that are rebuilt are exact after any number of wraps; evicted ones keep their books."""
+
+import pytest
+import torch
+
+import workbench as wb
+from workbench.errors import CellsExhausted, WorkbenchError
+from workbench.events import Behind, Rebuilt, RowsLeft
+from workbench.scheduler.scheduler import StepLimits
+from workbench.testing import (
+    FAMILIES,
+    assert_recomputes,
+    check_books,
+    plain_logits,
+    poison_free_cells,
+    run_until_idle,
+    tiny_model,
+)
+
+BOUND = 5e-5
+PROMPT = "You watch."
+
+
+@pytest.fixture
+def still(make_engine):
+    return make_engine(start=False, cells=2048, limits=StepLimits(tokens=48))
+
+
+def row(number: int) -> str:
+    return f"{number}:" + "abcdefghij"[: 3 + number * 7 % 8]
+
+
+def collect(engine, kind):
+    seen = []
+    engine.events.subscribe(lambda e: seen.append(e) if isinstance(e, kind) else None)
+    return seen
+
+
+def visible_text(engine, session) -> str:
+    return engine.tokens.text(session.token_ids)
+
+
+# Rebuild.
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_answer_is_exact_over_exactly_the_window_after_many_wraps(make_engine, family):
+    engine = make_engine(family, start=False, cells=1024, limits=StepLimits(tokens=24))
+    session = engine.open("s", prompt=PROMPT, cells=300, overflow="rebuild", window=90)
+    rebuilt, answers = collect(engine, Rebuilt), []
+    for number in range(150):
+        session.push(row(number))
+        if number % 10 == 7:
+            answers.append((number, session.ask_start("what?", max_tokens=4)))
+            answers.append((number, session.ask_start("which?", choices=["up", "down"])))
+        for _ in range(number % 3):
+            engine.step()
+            check_books(engine)
+        if number % 20 == 0:
+            poison_free_cells(engine)
+    run_until_idle(engine)
+    assert len(rebuilt) >= 10
+    head = len(engine.tokens.head(PROMPT))
+    for number, answer in answers:
+        assert_recomputes(engine.decoder.model, answer, BOUND)
+        assert answer.version == answer.row > number
+        context = engine.tokens.text(answer.input_ids[head : answer.position])
+        rows = context.splitlines()
+        assert rows == [row(i) for i in range(answer.row - len(rows), answer.row)]
+        assert number < 10 or len(context) >= 90 - head - 12
+    assert session.rows == 150 and session.overflow == "rebuild"
+    assert session.window_rows == len(visible_text(engine, session).splitlines()) - 1
+    poison_free_cells(engine)
+    last = session.ask_start("and now?", max_tokens=3)
+    run_until_idle(engine)
+    assert_recomputes(engine.decoder.model, last, BOUND)
+
+
+def test_the_window_is_rebuilt_in_idle_time_and_no_question_waits(still):
+    session = still.open("s", cells=400, overflow="rebuild", window=80)
+    behind, rebuilt = collect(still, Behind), collect(still, Rebuilt)
+    number = 0
+    while not rebuilt:
+        session.push(row(number))
+        run_until_idle(still)
+        number += 1
+    assert behind == []
+    assert still.stats().background_tokens > 0
+    # A question asked in the middle of the next rebuild is answered from the old window.
+    while session.ingest.window.rebuild is None:
+        session.push("0123456789")
+        still.step()
+    before = session.position
+    answer = session.ask_start("what?", max_tokens=2, fresh=False)
+    still.step()
+    assert answer.position == before or answer.token_ids
+    run_until_idle(still)
+    assert_recomputes(still.decoder.model, answer, BOUND)
+
+
+def test_a_question_under_way_keeps_reading_the_window_it_began_on(still):
+    session = still.open("s", cells=300, overflow="rebuild", window=60)
+    for number in range(8):
+        session.push(row(number))
+    run_until_idle(still)
+    answer = session.ask_start("what?", max_tokens=100)
+    still.step()
+    rebuilt = collect(still, Rebuilt)
+    number = 8
+    while not rebuilt and not answer.done:
+        session.push(row(number))
+        still.step()
+        check_books(still)
+        number += 1
+    # Background work waits for questions, so the swap needs the window to be full first.
+    assert rebuilt and not answer.done
+    assert session.ingest.window.retired
+    for _ in range(3):
+        session.push(row(number))
+        still.step()
+        poison_free_cells(still)
+    run_until_idle(still)
+    assert not session.ingest.window.retired
+    assert_recomputes(still.decoder.model, answer, BOUND)
+
+
+def test_a_session_that_outruns_the_machine_says_so_and_loses_nothing(still):
+    session = still.open("s", cells=260, overflow="rebuild", window=100, max_pending=10_000)
+    behind = collect(still, Behind)
+    for number in range(200):
+        session.push(row(number))
+    while not behind:
+        still.step()
+    assert session.behind and "behind" in repr(session)
+    assert behind[0].pending_rows > 0
+    run_until_idle(still)
+    assert session.version == session.rows == 200 and not session.behind
+    assert still.stats().behind == len(behind)
+    assert visible_text(still, session).splitlines()[-1] == row(199)
+    answer = session.ask_start("what?", max_tokens=3)
+    run_until_idle(still)
+    assert_recomputes(still.decoder.model, answer, BOUND)
+
+
+def test_many_rows_in_one_tick_are_cut_between_rows(still):
+    session = still.open("s", cells=400, overflow="rebuild", window=100)
+    for start in range(0, 120, 6):
+        session.push([row(i) for i in range(start, start + 6)])
+        run_until_idle(still)
+    lines = visible_text(still, session).strip().splitlines()
+    assert lines == [row(i) for i in range(120 - len(lines), 120)]
+    assert len(lines) == session.window_rows and len(lines) % 6 != 0
+
+
+def test_two_windows_over_one_feed_are_rebuilt_once(make_engine):
+    engine = make_engine(start=False, cells=4096, limits=StepLimits(tokens=48))
+    sessions = [
+        engine.open(f"s{i}", prompt=PROMPT, cells=400, overflow="rebuild", window=100)
+        for i in range(4)
+    ]
+    rebuilt = collect(engine, Rebuilt)
+    for number in range(120):
+        for session in sessions:
+            session.push(row(number))
+        run_until_idle(engine)
+        check_books(engine)
+    stats = engine.stats()
+    assert len(rebuilt) >= 12
+    computed = stats.ingested_tokens + stats.background_tokens
+    each, rest = divmod(computed + stats.shared_tokens, 4)
+    assert rest == 0 and computed <= each
+    poison_free_cells(engine)
+    for session in sessions:
+        answer = session.ask_start("what?", max_tokens=3)
+        run_until_idle(engine)
+        assert_recomputes(engine.decoder.model, answer, BOUND)
+
+
+def test_memory_is_flat_over_thousands_of_ticks(still):
+    session = still.open("s", prompt=PROMPT, cells=200, overflow="rebuild", window=60)
+    query = session.flash("up?", choices=["up", "down"])
+    sizes = set()
+    for number in range(600):
+        session.push(row(number))
+        run_until_idle(still)
+        if number > 100:
+            window = session.ingest.window
+            sizes.add(still.pool.num_free)
+            assert len(session.token_ids) <= 100
+            assert len(window.rows._starts) <= 100 and not window.retired
+            assert len(still.core.works) <= 2
+            assert len(still.core.prefixes._lines) <= 1 + 2 * (100 // 32)
+    assert max(sizes) - min(sizes) <= 100
+    assert query.evaluations > 500
+
+
+# Evict.
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma2"])
+def test_evicting_drops_the_oldest_whole_rows_and_keeps_the_prompt(make_engine, family):
+    engine = make_engine(family, start=False, cells=1024, limits=StepLimits(tokens=24))
+    session = engine.open("s", prompt=PROMPT, cells=150, overflow="evict")
+    left = collect(engine, RowsLeft)
+    head = len(engine.tokens.head(PROMPT))
+    pending = []
+    for number in range(150):
+        session.push(row(number))
+        if number % 9 == 4:
+            pending.append(session.ask_start("what?", max_tokens=5, fresh=number % 2 == 0))
+        for _ in range(number % 4):
+            engine.step()
+            check_books(engine)
+            assert session.ingest.sequence.num_cells <= 150
+        poison_free_cells(engine)
+    run_until_idle(engine)
+    assert left and all(answer.error is None for answer in pending)
+    assert session.rows == 150
+    assert sum(e.rows for e in left) == 150 - session.window_rows
+    rows = engine.tokens.text(session.token_ids[head:]).splitlines()
+    assert rows == [row(i) for i in range(150 - session.window_rows, 150)]
+    assert len(session.token_ids) <= 150 < session.position
+    answer = session.ask_start("what?", max_tokens=3)
+    run_until_idle(engine)
+    assert answer.input_ids[: len(session.token_ids)] == session.token_ids
+
+
+def test_what_stays_keeps_its_positions():
+    """With one layer no key depends on another token: exact, over the rows left where they were."""
+    model, tokenizer = tiny_model(num_hidden_layers=1)
+    with wb.Engine((model, tokenizer), cells=512, limits=StepLimits(tokens=32), start=False) as e:
+        session = e.open("s", prompt=PROMPT, cells=90, overflow="evict")
+        for number in range(30):
+            session.push(row(number))
+            run_until_idle(e)
+        answer = session.ask_start("what?", max_tokens=1)
+        run_until_idle(e)
+        gap = session.ingest.sequence.gap
+        head = len(e.tokens.head(PROMPT))
+        assert gap > 0
+        ids = torch.tensor([answer.input_ids])
+        positions = torch.arange(ids.shape[1])
+        positions[head:] += gap
+        model.set_attn_implementation("eager")
+        with torch.inference_mode():
+            # The mask keeps transformers from reading the gap as the seam of two packed texts.
+            want = model(ids, attention_mask=torch.ones_like(ids), position_ids=positions[None],
+                         use_cache=False).logits[0, -1].float()  # fmt: skip
+        logprob = torch.log_softmax(want, -1)[answer.token_ids[0]].item()
+        assert answer.logprobs[0] == pytest.approx(logprob, abs=BOUND)
+        moved = torch.log_softmax(plain_logits(model, answer.input_ids)[-1], -1)
+        assert abs(moved[answer.token_ids[0]].item() - logprob) > 100 * BOUND
+        model.set_attn_implementation("workbench")
+
+
+def test_evicting_ends_where_the_models_positions_do(make_engine):
+    engine = make_engine(model=tiny_model(max_position_embeddings=200), start=False)
+    session = engine.open("s", cells=100, overflow="evict")
+    while session.position + 11 <= 200:
+        session.push("0123456789")
+        run_until_idle(engine)
+    with pytest.raises(CellsExhausted, match="overflow='evict' keeps positions"):
+        session.push("0123456789")
+    assert 150 < session.position <= 200
+
+
+@pytest.mark.parametrize(("options", "error"), [
+    ({"overflow": "forget"}, "expected 'error', 'rebuild' or 'evict'"),
+    ({"window": 50}, "only overflow='rebuild' has one"),
+    ({"overflow": "evict", "window": 50}, "only overflow='rebuild' has one"),
+    ({"overflow": "rebuild", "window": 100}, "fewer than half of the session's 200 cells"),
+    ({"overflow": "rebuild", "window": 5, "prompt": "long prompt"}, "more than the"),
+    ({"overflow": "evict", "evictable": True}, "use overflow='rebuild'"),
+])  # fmt: skip
+def test_windows_that_make_no_sense_are_refused(still, options, error):
+    with pytest.raises(WorkbenchError, match=error):
+        still.open("s", cells=200, **options)
+    assert still.sessions == {}
+
+
+@pytest.mark.parametrize("overflow", ["rebuild", "evict"])
+def test_a_tick_larger_than_the_window_is_refused_whole(still, overflow):
+    session = still.open("s", cells=200, overflow=overflow)
+    with pytest.raises(CellsExhausted, match="push fewer rows at a time"):
+        session.push("x" * 200)
+    assert session.pending_rows == 0
+    most = (100 if overflow == "rebuild" else 200) - session.position - 1
+    for _ in range(3):
+        session.push("y" * most)
+        run_until_idle(still)
+    assert session.version == 3 and session.window_rows == 1
+
+
+def test_a_full_session_without_a_window_names_the_way_out(still):
+    session = still.open("s", cells=20)
+    with pytest.raises(CellsExhausted, match="overflow='rebuild'"):
+        session.push("x" * 30)
