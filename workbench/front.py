@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import threading
 import weakref
@@ -61,6 +62,8 @@ class Engine(StepEngine):
         watermark: cells kept for questions; None takes an eighth of the pool.
         limits: sizes of a step; None measures at start-up how many tokens a step may have before
             more of them no longer make it more efficient (a fraction of a second).
+        speculate: guess tokens of greedy answers from what the context repeats (prompt lookup);
+            the model verifies them, so answers stay the same.
         cost: what steps cost, to begin with; None measures it likewise. It learns from every step.
         start: run the engine thread; tests turn it off and call ``step`` themselves.
 
@@ -79,6 +82,7 @@ class Engine(StepEngine):
         threads: int | None = None,
         watermark: int | None = None,
         limits: StepLimits | None = None,
+        speculate: bool = True,
         cost: CostModel | None = None,
         start: bool = True,
     ) -> None:
@@ -101,6 +105,8 @@ class Engine(StepEngine):
         if limits is None:
             limits, measured = aside(lambda: calibrate(decoder))
             cost = cost or measured
+        if not speculate:
+            limits = dataclasses.replace(limits, draft_questions=0)
         super().__init__(decoder, tokens, num_cells=num_cells, watermark=kept, limits=limits,
                          cost=cost, start=start)  # fmt: skip
         self.board = FlashBoard(self)

@@ -18,9 +18,14 @@ from workbench.errors import (
     SessionFaulted,
     WorkbenchError,
 )
-from workbench.events import Committed, Planned
+from workbench.events import Committed, Planned, TokenOut
 from workbench.scheduler.scheduler import StepLimits
-from workbench.testing import assert_recomputes, run_until_idle, tiny_model
+from workbench.testing import (
+    assert_recomputes,
+    poison_free_cells,
+    run_until_idle,
+    tiny_model,
+)
 
 
 @pytest.fixture
@@ -341,3 +346,74 @@ def test_many_threads_at_once(engine):
     for thread in threads:
         thread.join(120)
     assert errors == [] and session.rows == 24 == session.version
+
+
+@pytest.mark.parametrize("kind", [TokenOut, Committed, Planned])
+def test_a_session_closed_inside_a_step_ends_only_its_own_work(still, kind):
+    """A subscriber runs in the engine thread, in the middle of committing a step."""
+    a, b = still.open("a", cells=200), still.open("b", cells=200)
+    a.push("data"), b.push("data")
+    run_until_idle(still)
+    mine, other = a.ask_start("q?", max_tokens=6), b.ask_start("q?", max_tokens=6)
+    still.step()
+    late = [a.push("more"), b.push("more")]
+
+    def close(event):
+        if isinstance(event, kind) and not a.closed:
+            a.close()
+
+    still.events.subscribe(close)
+    run_until_idle(still)
+    assert a.closed and mine.done
+    assert_recomputes(still.decoder.model, other.result(), 1e-4)
+    assert late[0].done and late[1].version == 2
+    poison_free_cells(still)
+    after = b.ask_start("and now?", max_tokens=2)
+    run_until_idle(still)
+    assert_recomputes(still.decoder.model, after, 1e-4)
+
+
+def test_nobody_starves_beside_a_firehose_and_a_crowd(still):
+    """Endless rows in one session, endless questions to another; a third one is slow."""
+    firehose = still.open("firehose", cells=600, max_pending=10_000)
+    asked, slow = still.open("asked", cells=100), still.open("slow", cells=100)
+    asked.push("data")
+    run_until_idle(still)
+    for number in range(60):
+        firehose.push(f"row {number:3}")
+    ticks = [slow.push("one"), slow.push("two")]
+    query = slow.flash("up?", choices=["up", "down"])
+    steps = 0
+    while not all(tick.done for tick in ticks):
+        asked.ask_start("q?", max_tokens=1)
+        still.step()
+        steps += 1
+    # Ingestion has 4 tokens a step; 8 tokens of the slow session wait for one turn of 64.
+    assert steps <= (64 + 8) // 4 + 4 and firehose.pending_rows
+    while not query.evaluations:
+        still.step()
+        steps += 1
+        assert steps < 100
+    assert firehose.version < 60 or query.is_fresh
+    run_until_idle(still)
+    assert firehose.version == 60
+
+
+def test_a_question_preempts_flash_and_ingestion_at_the_next_step(still):
+    session = still.open("s", cells=900)
+    session.push("data")
+    run_until_idle(still)
+    for number in range(20):
+        session.push(f"a row of some length {number}")
+    query = session.flash("what is up?", max_tokens=30)
+    still.step()
+    planned = []
+    still.events.subscribe(lambda e: planned.append(e) if isinstance(e, Planned) else None)
+    answer = session.ask_start("q?", max_tokens=3, fresh=False)
+    while not answer.done:
+        still.step()
+    assert planned[0].question > 0
+    assert all(e.flash == 0 and e.ingest <= 4 for e in planned)
+    assert all(e.limited_by == "floor" for e in planned)
+    run_until_idle(still)
+    assert query.is_fresh

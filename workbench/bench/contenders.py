@@ -63,7 +63,8 @@ class Contenders:
 
     def __init__(self, folder: Path, *, cells: int, dtype: str, seed: int) -> None:
         """Load the model in ``folder`` for everyone; the session may hold ``cells`` tokens."""
-        self.engine = wb.Engine(folder, cells=cells + 1024, watermark=1024, dtype=dtype)
+        self.engine = wb.Engine(folder, cells=cells + 1024, watermark=1024, dtype=dtype,
+                                speculate=False)  # fmt: skip
         plain = self.engine.call(lambda: load_plain(folder, self.engine.dtype))
         self.floor = Floor.of(plain)
         self.stateless = Stateless(plain)
