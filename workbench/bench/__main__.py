@@ -9,6 +9,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from workbench.bench.sessions import command as sessions
 from workbench.errors import WorkbenchError
 
 RESULTS = Path("data/bench")
@@ -17,7 +18,7 @@ RESULTS = Path("data/bench")
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a benchmark; returns the exit code."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
-    options = _parser().parse_args(arguments)
+    options = _parser(arguments[0] if arguments else "").parse_args(arguments)
     command = shlex.join(["python", "-m", "workbench.bench", *arguments])
     try:
         return int(options.run(options, command))
@@ -29,22 +30,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser(benchmark: str) -> argparse.ArgumentParser:
+    """The command line; only the benchmark that is asked for imports what its options need."""
     parser = argparse.ArgumentParser(
         prog="python -m workbench.bench",
         description="Measurements against peers and against the machine's own limit. Each prints "
         "a table and writes JSON with versions, machine and command. Run them on an idle machine.",
     )
     commands = parser.add_subparsers(dest="benchmark", required=True, metavar="BENCHMARK")
-    _add_latency(commands)
-    return parser
-
-
-def _add_latency(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    from workbench.bench.latency import Options
-    from workbench.bench.model import SIZES
-
-    usual = Options()
     latency = commands.add_parser(
         "latency",
         help="time to answer as the context grows, against plain transformers and the floor",
@@ -54,6 +47,19 @@ def _add_latency(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "bytes an answer must read over the measured read bandwidth. The model has random weights "
         "and is made on the spot; nothing is downloaded.",
     )
+    if benchmark == "latency":
+        _add_latency(latency)
+    many = commands.add_parser("sessions", help=sessions.HELP, description=sessions.DESCRIPTION)
+    if benchmark == "sessions":
+        sessions.add_arguments(many)
+    return parser
+
+
+def _add_latency(latency: argparse.ArgumentParser) -> None:
+    from workbench.bench.latency import Options
+    from workbench.bench.model import SIZES
+
+    usual = Options()
     shown = "(default: %(default)s)"
     latency.add_argument(
         "--contexts", type=int, nargs="+", default=usual.contexts, metavar="TOKENS",
