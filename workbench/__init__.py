@@ -1,14 +1,16 @@
 """Stateful streaming LLM inference: sessions that data flows into, questions that cost little."""
 
-from typing import Any
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
-from workbench.answer import Answer
-from workbench.errors import WorkbenchError
-from workbench.flash.query import FlashQuery
-from workbench.front import Engine, current_engine
-from workbench.session import Session
-from workbench.streams.feed import Feed
-from workbench.tick import Tick
+if TYPE_CHECKING:
+    from workbench.answer import Answer
+    from workbench.errors import WorkbenchError
+    from workbench.flash.query import FlashQuery
+    from workbench.front import Engine, current_engine
+    from workbench.session import Session
+    from workbench.streams.feed import Feed
+    from workbench.tick import Tick
 
 __all__ = [
     "Answer",
@@ -25,14 +27,32 @@ __all__ = [
 __version__ = "0.1.0"
 
 
-def __getattr__(name: str) -> Any:
-    # The notebook layer needs ipywidgets and plotly; the engine must import without them.
-    if name == "dashboard":
-        from workbench.notebook.dashboard import dashboard
+# Imported when first named: what needs no model (the scheduler, simulations) need not load one's
+# libraries, and the engine must import without the notebook's.
+_HOMES = {
+    "Answer": "workbench.answer",
+    "Engine": "workbench.front",
+    "Feed": "workbench.streams.feed",
+    "FlashQuery": "workbench.flash.query",
+    "Session": "workbench.session",
+    "Tick": "workbench.tick",
+    "WorkbenchError": "workbench.errors",
+    "current_engine": "workbench.front",
+    "dashboard": "workbench.notebook.dashboard",
+}
 
-        return dashboard
-    msg = f"module 'workbench' has no attribute {name!r}"
-    raise AttributeError(msg)
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        msg = f"module 'workbench' has no attribute {name!r}"
+        raise AttributeError(msg)
+    value = getattr(import_module(_HOMES[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
 
 
 def load_ipython_extension(ipython: Any) -> None:

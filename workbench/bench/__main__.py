@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import shlex
 import sys
@@ -13,6 +14,11 @@ from workbench.bench.sessions import command as sessions
 from workbench.errors import WorkbenchError
 
 RESULTS = Path("data/bench")
+OTHERS = {
+    "flash": "cost of 1, 4 and 16 standing questions on one long session",
+    "sharing": "tokens, cells and time that sessions with one prompt and one feed save",
+    "windows": "memory over thousands of ticks through sessions with windows",
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -52,6 +58,12 @@ def _parser(benchmark: str) -> argparse.ArgumentParser:
     many = commands.add_parser("sessions", help=sessions.HELP, description=sessions.DESCRIPTION)
     if benchmark == "sessions":
         sessions.add_arguments(many)
+    for name, what in OTHERS.items():
+        other = commands.add_parser(name, help=what)
+        if benchmark == name:
+            module = importlib.import_module(f"workbench.bench.{name}")
+            other.description = module.DESCRIPTION
+            module.add_arguments(other)
     return parser
 
 

@@ -8,6 +8,7 @@ average over the context, and an equality check could not tell a right cache fro
 from __future__ import annotations
 
 import contextlib
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -22,8 +23,11 @@ from transformers import (
 )
 from transformers.utils import logging
 
+from workbench.errors import WorkbenchError
 from workbench.tape import weights_path
+from workbench.waiting import aside
 
+TAPE = "tape"
 PEAK = 3**0.5  # factor on queries and on keys: attention scores spread by its square
 
 SIZES: dict[str, dict[str, int]] = {
@@ -46,6 +50,8 @@ SIZES: dict[str, dict[str, int]] = {
         "vocab_size": 1024,
     },
 }
+
+MODELS = (TAPE, *SIZES)
 
 
 def make_model(folder: Path, size: str = "250m", seed: int = 0) -> dict[str, Any]:
@@ -84,6 +90,28 @@ def make_model(folder: Path, size: str = "250m", seed: int = 0) -> dict[str, Any
     tokenizer.save_pretrained(folder)
     parameters = sum(p.numel() for p in model.parameters())
     return {"name": f"random Llama, {size}", "parameters": parameters, "seed": seed, **shape}
+
+
+@contextlib.contextmanager
+def model_folder(name: str, seed: int = 0) -> Iterator[Path]:
+    """The folder of a model by name; one made on the spot is gone afterwards.
+
+    Args:
+        name: "tape", the embedded model, or a key of `SIZES`.
+        seed: of random weights.
+
+    Raises:
+        WorkbenchError: no such model.
+    """
+    if name == TAPE:
+        yield Path(weights_path())
+        return
+    if name not in SIZES:
+        msg = f"model {name!r}: expected one of {', '.join(MODELS)}"
+        raise WorkbenchError(msg)
+    with tempfile.TemporaryDirectory(prefix="workbench-bench-") as folder:
+        aside(lambda: make_model(Path(folder), name, seed))
+        yield Path(folder)
 
 
 def load_plain(folder: Path, dtype: torch.dtype) -> PreTrainedModel:

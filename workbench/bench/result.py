@@ -1,0 +1,47 @@
+"""What every benchmark's JSON begins with, where it goes, and tables for people."""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from workbench.bench import machine
+
+RESULTS = Path("data/bench")
+
+
+def header(benchmark: str, command: str) -> dict[str, Any]:
+    """Name, command, time, versions and machine."""
+    return {
+        "benchmark": benchmark,
+        "command": command,
+        "began": dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
+        "versions": machine.versions(),
+        "machine": machine.describe(torch.get_num_threads()),
+    }
+
+
+def write(result: dict[str, Any], name: str, out: Path | None) -> Path:
+    """Write a result where it was asked for, or under ``data/bench`` by name and processor."""
+    path = out or RESULTS / f"{name}-{machine.short_name(machine.cpu_name())}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(result, indent=1) + "\n")
+    return path
+
+
+def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Columns side by side, the first one to the left, the others to the right."""
+    widths = [max(len(str(row[i])) for row in [heads, *rows]) for i in range(len(heads))]
+    lines = []
+    for row in [heads, *rows]:
+        cells = [
+            f"{cell:<{width}}" if i == 0 else f"{cell:>{width}}"
+            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ]
+        lines.append("  ".join(cells).rstrip())
+    return "\n".join(lines)
