@@ -9,18 +9,21 @@ import time
 from pathlib import Path
 from typing import Any
 
+from transformers import PreTrainedModel
+
 import workbench as wb
 from workbench.bench import result
 from workbench.bench.contenders import PROMPT, UP_DOWN
 from workbench.bench.model import MODELS, load_plain, model_folder
-from workbench.bench.peers import Warm
+from workbench.bench.peers import Warm, WarmStatic
 from workbench.bench.stream import SCHEMA, bars, take
 from workbench.events import Event, Planned
 
 DESCRIPTION = (
     "A bar arrives at a session with K flash queries; the time until the last of them is answered "
     "is set beside the same K questions asked one after the other, and beside plain transformers "
-    "with a cache kept warm. Rows of all K share each read of the session's cells and each forward."
+    "with a preallocated cache kept warm. Rows of all K share each read of the session's cells and "
+    "each forward."
 )
 KINDS = {"choice": "of two answers", "open": "8 tokens"}
 OPEN_TOKENS = 8
@@ -70,10 +73,15 @@ class _Bench:
         fill = take(self.rows, context - self.session.position, engine.tokens.data)
         self.session.push(fill).wait()
         plain = engine.call(lambda: load_plain(folder, engine.dtype))
-        self.warm = Warm(plain)
-        self.engine.call(lambda: self.warm.advance(self.session.token_ids))
+        self.warm = self.engine.call(lambda: self._warmed(plain, cells))
         self.steps: list[Planned] = []
         engine.events.subscribe(self._note)
+
+    def _warmed(self, plain: PreTrainedModel, cells: int) -> WarmStatic:
+        """The peer at its best: a preallocated cache that has read the session's context."""
+        warm = Warm(plain)
+        warm.advance(self.session.token_ids)
+        return WarmStatic(plain, warm, cells - warm.length)
 
     def _note(self, event: Event) -> None:
         if isinstance(event, Planned):
@@ -142,6 +150,8 @@ class _Bench:
                 ids = tokens.question(text)
                 if kind == "open":
                     self.warm.ask(ids, OPEN_TOKENS)
+                elif all(len(choice) == 1 for choice in choices):
+                    self.warm.ask(ids, 1)  # one forward scores them all
                 else:
                     for choice in choices:
                         self.warm.score(ids, choice)
