@@ -73,6 +73,22 @@ class Session:
         return self.ingest.budget
 
     @property
+    def capacity(self) -> int:
+        """Tokens it can show at most: its budget, or half of it where a window is rebuilt."""
+        return self.ingest.capacity
+
+    @property
+    def state(self) -> str:
+        """One of "open", "evicted", "behind", "stands still" (see ``error``) and "closed"."""
+        if self.closed:
+            return "closed"
+        if self.error is not None:
+            return "stands still"
+        if not self.resident:
+            return "evicted"
+        return "behind" if self.behind else "open"
+
+    @property
     def cells_used(self) -> int:
         """Cells it has filled, a tick that is half in included; 0 while it is evicted."""
         return self.ingest.line.computed
@@ -401,11 +417,10 @@ class Session:
     def __repr__(self) -> str:
         if self.closed:
             return f"Session({self.name!r}, closed)"
-        state = "" if self.resident else ", evicted"
-        state += ", behind" if self.behind else ""
+        state = "" if self.state == "open" else f", {self.state}"
         return (
             f"Session({self.name!r}, version {self.version}, {self.rows:,} rows, "
-            f"{self.position:,} of {self.ingest.capacity:,} cells, "
+            f"{len(self.ingest.line.token_ids):,} of {self.capacity:,} cells, "
             f"{len(self.flash_queries)} flash queries{state})"
         )
 

@@ -95,7 +95,7 @@ def test_nobodys_words_become_markup(stepped):
     while stepped.step():
         pass
     html = flash_html(flash_rows(stepped, 0.0))
-    html += sessions_html([SessionRow("<i>x</i>", 1, 2, 0, 0, 0, 3, 0.1, "<s>")])
+    html += sessions_html([SessionRow("<i>x</i>", 1, 2, "error", 0, 0, 0, 3, 0.1, "<s>")])
     assert not re.search(r"<(img|i|u|s)\b", html)
     assert "&lt;img src=x" in html and "&lt;i&gt;" in html and "3 rows dropped" in html
 

@@ -14,6 +14,7 @@ from workbench.notebook.display import (
     stats_html,
     stats_text,
 )
+from workbench.testing import run_until_idle
 
 
 def words(html):
@@ -97,7 +98,7 @@ def test_a_session_shows_how_full_it_is(stepped, run_dry):
 
 def test_engine_and_stats(stepped):
     stepped.open("btc", cells=200)
-    assert "200 of 2,048 cells promised" in words(engine_html(stepped))
+    assert "200 of 2,048 cells taken" in words(engine_html(stepped))
     text, html = stats_text(stepped.stats()), stats_html(stepped.stats())
     assert re.sub(r"\s+", " ", text).strip() == words(html)
     assert "sessions           btc 200" in text
@@ -125,3 +126,22 @@ def test_the_shell_uses_them_until_unloaded(ip, engine, kind):
     shown, _ = formatter.format(s)
     assert "text/html" not in shown
     ip.run("%load_ext workbench")
+
+
+def test_windows_and_evicted_sessions_say_so(make_engine):
+    engine = make_engine(start=False, cells=1200, watermark=200)
+    window = engine.open("window", cells=300, overflow="rebuild", window=60)
+    turns = [engine.open(f"turn{i}", cells=600, evictable=True) for i in range(2)]
+    for number in range(40):
+        window.push(f"row {number}")
+        run_until_idle(engine)
+    for session in turns:
+        session.push("data")
+        run_until_idle(engine)
+    shown = words(session_html(window))
+    assert f"the last {window.window_rows} rows in view" in shown and "of 150 tokens" in shown
+    assert "evicted, about" in words(session_html(turns[0])) and turns[0].state == "evicted"
+    assert sessions_frame(engine)["state"].to_list() == ["open", "evicted", "open"]
+    assert "0 of 1 evicted sessions back" in stats_text(engine.stats())
+    assert f"{engine.stats().rebuilds} windows rebuilt" in stats_text(engine.stats())
+    assert engine.stats().rebuilds > 0

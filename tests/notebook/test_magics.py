@@ -240,3 +240,10 @@ def test_the_dashboard_is_a_line_away(opened, engine):
     box = opened.run("%stateful dashboard")
     assert repr(box) == f"Dashboard({engine.model_name!r}, sessions, flash, latency)"
     box.close()
+
+
+def test_open_takes_windows_and_evictable_sessions(ip, engine):
+    ip.run("%stateful open w --cells 512 --overflow rebuild --window 100 --evictable")
+    session = engine.session("w")
+    assert (session.overflow, session.evictable, session.capacity) == ("rebuild", True, 256)
+    assert session.ingest.window.keep == 100

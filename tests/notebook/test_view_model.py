@@ -73,7 +73,7 @@ def test_a_session_row_is_what_the_session_says(stepped, run_dry):
     run_dry(stepped)
     (row,) = watch.session_rows(stepped)
     lag_ms = row.lag_ms
-    assert row == SessionRow("btc", s.position, 100, 2, 1, 0, 0, lag_ms, "")
+    assert row == SessionRow("btc", s.position, 100, "error", 2, 1, 0, 0, lag_ms, "")
     assert lag_ms > 0
     s.close()
     assert watch.session_rows(stepped) == [] and watch._lags == {}

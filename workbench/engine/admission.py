@@ -185,10 +185,13 @@ class Admission:
         needed = self._needed(session)
         if not self._fits_once_others_leave(spec, needed):
             return None
-        # An evictable session is open even while others have the cells: it waits for its turn.
-        has_room = self._make_room(needed, insist=insist)
-        if not has_room and not spec.evictable:
-            return None
+        if spec.evictable:
+            # It is open even while others have the cells: it takes turns once it has work.
+            has_room = needed <= self.room()
+        else:
+            has_room = self._make_room(needed, insist=insist)
+            if not has_room:
+                return None
         self.core.works[session.work] = self.core.sessions[session.work] = session
         self.core.scheduler.add(session.work, Kind.INGEST)
         if has_room:

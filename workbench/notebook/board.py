@@ -92,7 +92,7 @@ def sessions_html(rows: Sequence[SessionRow]) -> str:
         f"{title_html('Sessions')}<table><colgroup><col style='width:22%'><col>"
         "<col style='width:13%'><col style='width:13%'><col style='width:13%'>"
         "<col class='wide' style='width:14%'></colgroup>"
-        "<tr><th>session</th><th>tokens of budget</th><th class='num'>rows</th>"
+        "<tr><th>session</th><th>tokens</th><th class='num'>rows</th>"
         "<th class='num'>version</th><th class='num'>waiting</th>"
         f"<th class='num wide'>push to visible</th></tr>{body}</table>{_more(rows)}"
     )
@@ -113,9 +113,13 @@ def flash_html(rows: Sequence[FlashRow]) -> str:
     )
 
 
+_WINDOWS = {"error": "", "rebuild": ", then rebuilt", "evict": ", then the oldest leave"}
+
+
 def _session(row: SessionRow) -> str:
-    share = row.tokens / row.budget
-    colour = colour_of(0) if share < 0.9 else ALARM
+    share = min(1.0, row.tokens / row.capacity)
+    filling = row.overflow == "error" and share >= 0.9  # a window moves on; this one ends
+    colour = ALARM if filling else colour_of(0)
     notes = [row.state] if row.state else []
     if row.dropped:
         notes.append(f"{row.dropped:,} rows dropped")
@@ -123,7 +127,7 @@ def _session(row: SessionRow) -> str:
     return (
         f'<tr><td><div class="words">{text(row.name)}</div>{sub}</td>'
         f'<td><div class="bar">{share_bar([share], [colour])}</div>'
-        f'<div class="sub">{row.tokens:,} of {row.budget:,}</div></td>'
+        f'<div class="sub">{row.tokens:,} of {row.capacity:,}{_WINDOWS[row.overflow]}</div></td>'
         f'<td class="num">{row.rows:,}</td><td class="num">{row.version:,}</td>'
         f'<td class="num">{row.waiting:,}</td>'
         f'<td class="num wide">{milliseconds(row.lag_ms)}</td></tr>'

@@ -77,14 +77,20 @@ def session_html(session: Session) -> str:
     name = f'<b style="color:{INK}">{text(session.name)}</b>'
     if session.closed:
         return f"<div>{name} {badge('closed')}</div>"
-    used = session.position / session.budget
+    used = min(1.0, session.cells_used / session.capacity)
     facts = [
         f"version {session.version:,}", f"{session.rows:,} rows",
-        f"{session.position:,} of {session.budget:,} tokens",
+        f"{session.cells_used:,} of {session.capacity:,} tokens",
         f"{session.pending_rows:,} rows waiting", f"{len(session.flash_queries)} flash queries",
     ]  # fmt: skip
-    if session.error is not None:
+    if session.window_rows != session.rows:
+        facts.append(f"the last {session.window_rows:,} rows in view")
+    if session.state == "evicted":
+        facts.append(f"evicted, about {milliseconds(1e3 * session.return_cost_s)} to return")
+    elif session.error is not None:
         facts.append(f"stands still: {session.error}")
+    elif session.state != "open":
+        facts.append(session.state)
     bar = share_bar([used], [colour_of(0)])
     return (
         f'<div style="max-width:520px">{name} {"".join(map(badge, facts))}'
@@ -112,15 +118,15 @@ def engine_html(engine: Engine) -> str:
     if engine.closed:
         return f"<div><b>{text(engine.model_name)}</b> {badge('closed')}</div>"
     stats = engine.stats()
-    promised = sum(stats.promised_cells.values())
+    taken = stats.num_cells - stats.free_cells
     facts = [
         f"{stats.dtype} on {stats.device}", f"{len(stats.promised_cells)} sessions",
-        f"{promised:,} of {stats.num_cells:,} cells promised", f"{stats.answers:,} answers",
+        f"{taken:,} of {stats.num_cells:,} cells taken", f"{stats.answers:,} answers",
     ]  # fmt: skip
     return (
         f'<div style="max-width:520px"><b style="color:{INK}">{text(stats.model)}</b> '
         f"{''.join(map(badge, facts))}"
-        f'<div style="margin-top:4px">{share_bar([promised / stats.num_cells], [colour_of(0)])}'
+        f'<div style="margin-top:4px">{share_bar([taken / stats.num_cells], [colour_of(0)])}'
         "</div></div>"
     )
 
@@ -136,7 +142,7 @@ def sessions_frame(engine: Engine | None) -> pl.DataFrame:
     }  # fmt: skip
     rows = [
         (s.name, s.version, s.rows, s.position, s.budget, s.pending_rows, s.dropped_rows,
-         len(s.flash_queries), "stands still" if s.error is not None else "open")
+         len(s.flash_queries), s.state)
         for s in (engine.sessions.values() if engine is not None else ())
     ]  # fmt: skip
     return pl.DataFrame(rows, schema=schema, orient="row")
@@ -234,9 +240,13 @@ def _stats(stats: EngineStats) -> list[tuple[str, str]]:
         ("cache", f"{stats.kv_bytes / 1e6:,.0f} MB"),
         ("sessions", held or "none"),
         ("ingested", f"{stats.ticks:,} ticks, {stats.ingested_tokens:,} tokens"),
+        ("shared", f"{stats.shared_tokens:,} tokens needed no computing"),
+        ("in idle time", f"{stats.background_tokens:,} tokens; {stats.rebuilds:,} windows rebuilt, "
+                         f"{stats.returns:,} of {stats.evictions:,} evicted sessions back"),
         ("dropped rows", f"{stats.dropped_rows:,}"),
         ("steps", f"{stats.steps:,}"),
         ("answers", f"{stats.answers:,}, of them {stats.flash_hits:,} from flash"),
+        ("guessed tokens", f"{stats.accepted_tokens:,} of {stats.drafted_tokens:,} right"),
         ("flash evaluations", f"{stats.flash_evaluations:,}"),
         ("first token", f"p50 {milliseconds(stats.ttft_ms_p50)}, "
                         f"p95 {milliseconds(stats.ttft_ms_p95)}"),

@@ -26,6 +26,7 @@ from workbench.session import Session
 
 HELP = """\
 %stateful open NAME [--prompt "..."] [--schema ohlcv] [--cells N] [--model ID] [--on-full raise]
+                    [--overflow error|rebuild|evict] [--window TOKENS] [--evictable]
 %stateful list | status | use NAME | close [NAME | --all] | dashboard
 %stateful push NAME EXPRESSION              a dict, text, list of either, or frame
 %stateful ask [NAME] words of the question  [--choices up,down] [--max-tokens N] [-o VAR]
@@ -156,6 +157,8 @@ class StatefulMagics(Magics):
         session = engine.open(
             options.session, prompt=options.prompt, schema=options.schema, cells=options.cells,
             on_full=options.on_full,  # type: ignore[arg-type]
+            overflow=options.overflow,  # type: ignore[arg-type]
+            window=options.window, evictable=options.evictable,
         )  # fmt: skip
         self.last = options.session
         return session

@@ -13,7 +13,10 @@ from workbench.errors import OptionsError
 # Which options each command takes; the magics, the completion and the errors all read this.
 COMMANDS: dict[str, tuple[str, ...]] = {
     "help": (),
-    "open": ("--prompt", "--schema", "--cells", "--model", "--on-full"),
+    "open": (
+        "--prompt", "--schema", "--cells", "--model", "--on-full", "--overflow", "--window",
+        "--evictable",
+    ),
     "list": (),
     "status": (),
     "use": (),
@@ -22,12 +25,13 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     "push": (),
     "flash": ("--choices", "--max-tokens", "--name"),
     "dashboard": (),
-}
+}  # fmt: skip
 CELL_OPTIONS = ("--choices", "--max-tokens", "--push", "--flash", "--no-stream", "-o")
-FLAGS = frozenset({"--all", "--push", "--flash", "--no-stream"})
+FLAGS = frozenset({"--all", "--push", "--flash", "--no-stream", "--evictable"})
 VALUES: dict[str, tuple[str, ...]] = {
     "--schema": ("ohlcv", "rows"),
     "--on-full": ("block", "raise", "drop_oldest"),
+    "--overflow": ("error", "rebuild", "evict"),
     "--choices": ("up,down", "yes,no", "above,below"),
 }
 
@@ -46,7 +50,8 @@ class StatefulOptions:
         session: the session's name; None is the one used last.
         text: the question, or the expression to push.
         lines: a cell's lines that are not blank, for ``--push`` and ``--flash``.
-        prompt, schema, cells, model, on_full: as `Engine.open` and `Engine` take them.
+        prompt, schema, cells, model: as `Engine.open` and `Engine` take them.
+        on_full, overflow, window, evictable: as `Engine.open` takes them.
         choices, max_tokens: as `Session.ask` takes them.
         name: how boards call a flash query.
         stream: show an open answer while it decodes.
@@ -63,6 +68,9 @@ class StatefulOptions:
     cells: int | None = None
     model: str | None = None
     on_full: str = "block"
+    overflow: str = "error"
+    window: int | None = None
+    evictable: bool = False
     choices: tuple[str, ...] | None = None
     max_tokens: int | None = None
     name: str | None = None
@@ -321,6 +329,8 @@ _KEYS = {
     "--cells": "cells",
     "--model": "model",
     "--on-full": "on_full",
+    "--overflow": "overflow",
+    "--window": "window",
     "--choices": "choices",
     "--max-tokens": "max_tokens",
     "--name": "name",
@@ -329,6 +339,8 @@ _KEYS = {
 _READ: dict[str, Callable[[str, str], Any]] = {
     "--schema": _one_of,
     "--on-full": _one_of,
+    "--overflow": _one_of,
+    "--window": _number,
     "--cells": _number,
     "--max-tokens": _number,
     "--choices": _list,

@@ -83,7 +83,8 @@ class SessionRow:
 
     name: str
     tokens: int
-    budget: int
+    capacity: int
+    overflow: str
     rows: int
     version: int
     waiting: int
@@ -161,10 +162,10 @@ class Watch:
             del self._lags[name]
         return [
             SessionRow(
-                session.name, session.position, session.budget, session.rows, session.version,
-                session.pending_rows, session.dropped_rows,
+                session.name, session.cells_used, session.capacity, session.overflow,
+                session.rows, session.version, session.pending_rows, session.dropped_rows,
                 self._lags.get(session.name, math.nan),
-                "stands still" if session.error is not None else "",
+                session.state if session.state != "open" else "",
             )
             for session in sessions.values()
         ]  # fmt: skip
