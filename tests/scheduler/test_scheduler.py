@@ -54,6 +54,15 @@ def test_a_plan_that_did_not_run_is_planned_again_alike():
     assert made.plan(10).slices == made.plan(10).slices != ()
 
 
+def test_what_ran_is_read_from_then_on():
+    made = scheduler(80, cost=True)
+    assert run(made, made.plan(0)).predicted_s == pytest.approx(0.010 + 80 * 0.001)
+    made.set_backlog(1, 10)
+    assert made.plan(0).predicted_s == pytest.approx(0.010 + 10 * (0.001 + 80 * 5e-7))
+    made.set_context(1, 1000)
+    assert made.plan(0).predicted_s == pytest.approx(0.010 + 10 * 0.0015)
+
+
 # Questions beside it.
 
 

@@ -1,4 +1,4 @@
-"""Nobody waits for ever: bounds beside endless work of others, and random arrivals that complete."""
+"""Nobody waits for ever: bounds beside endless work of others; random arrivals all complete."""
 
 import itertools
 
@@ -131,7 +131,7 @@ def test_endless_ingestion_does_not_stop_the_evaluation_a_question_waits_for():
     left = 130
     while left:
         ran = run(made, made.plan(10))
-        assert ran[5] >= 20
+        assert ran[5] >= min(20, left)
         left -= ran[5]
     made.remove(5)
     assert made.plan(40).admitted == (9,)

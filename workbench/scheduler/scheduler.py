@@ -29,7 +29,8 @@ class StepLimits:
     """Sizes of a step.
 
     Attributes:
-        tokens: the most a step takes, unless one indivisible tail is longer.
+        tokens: the most a step takes, unless one indivisible tail is longer, or more answers than
+            that are being written.
         target_ms: the step time aimed at while a question is under way, in milliseconds.
         ingest_floor: tokens of ingestion that even such a step has room for: it never stands still.
         quantum: tokens a session may take per turn, and the most of a question that is not put off.
@@ -48,12 +49,13 @@ class StepLimits:
         for name, least in (("tokens", 1), ("target_ms", 0), ("ingest_floor", 1), ("quantum", 1),
                             ("flash_share", 0), ("draft_questions", 0)):  # fmt: skip
             value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int | float) or not value >= least:
-                msg = f"StepLimits({name}={value!r}): expected a number of at least {least}"
+            kinds, what = ((int, float), "") if name == "target_ms" else ((int,), "whole ")
+            if isinstance(value, bool) or not isinstance(value, kinds) or not value >= least:
+                msg = f"StepLimits({name}={value!r}): expected a {what}number of at least {least}"
                 raise WorkbenchError(msg)
 
 
-@dataclass
+@dataclass(eq=False)
 class _Work:
     id: int
     kind: Kind
@@ -66,27 +68,47 @@ class _Work:
     drafts: int = 0
     background: bool = False
 
+    @property
+    def wanted(self) -> int:
+        """Tokens it could run now."""
+        return 1 if self.decoding else self.prefill
+
+    @property
+    def least(self) -> int:
+        """The fewest tokens that get it on: one, or the tail once nothing else is left."""
+        return self.prefill if not self.decoding and self.prefill <= self.tail else 1
+
     def next_length(self, room: int) -> int:
         """How many tokens to run in a step with ``room`` left; 0 if none fit."""
-        if self.prefill <= max(room, 0) or self.prefill == self.tail:
-            return self.prefill
-        return max(0, min(room, self.prefill - self.tail))
+        if self.wanted <= room:
+            return self.wanted
+        return 0 if self.decoding else max(0, min(room, self.prefill - self.tail))
 
 
 class _Filling:
-    """A step as it is being filled."""
+    """A step as it is being filled; one item may be given tokens several times."""
 
     def __init__(self, room: int) -> None:
         self.room = room
         self.tokens = 0
-        self.reads = 0
-        self.slices: list[Slice] = []
+        self.reads = 0  # cells, summed over the tokens
+        self._given: dict[tuple[int, Phase], int] = {}
 
     def add(self, item: _Work, length: int, phase: Phase) -> None:
-        self.slices.append(Slice(item.id, length, phase))
+        if length <= 0:
+            return
+        key = item.id, phase
+        self._given[key] = self._given.get(key, 0) + length
         self.room -= length
         self.tokens += length
         self.reads += length * item.context
+
+    def given(self, item: _Work, phase: Phase) -> int:
+        return self._given.get((item.id, phase), 0)
+
+    @property
+    def slices(self) -> tuple[Slice, ...]:
+        return tuple(Slice(work, length, phase) for (work, phase), length in self._given.items())
 
 
 class Scheduler:
@@ -102,6 +124,7 @@ class Scheduler:
         self.cost = cost
         self._questions: deque[_Work] = deque()  # waiting
         self._flash: dict[int, deque[_Work]] = {}  # waiting, by group, the longest waiting first
+        self._group: deque[_Work] = deque()  # waiting, of the group that is being let in
         self._active: dict[int, _Work] = {}
         self._turns = Turns(self.limits.quantum)
         self._background = Turns(self.limits.quantum)
@@ -171,23 +194,22 @@ class Scheduler:
                 self._turns.remove(work)
                 self._background.remove(work)
             return
-        self._questions = deque(w for w in self._questions if w.id != work)
-        for group, queue in list(self._flash.items()):
-            self._flash[group] = deque(w for w in queue if w.id != work)
-            if not self._flash[group]:
-                del self._flash[group]
+        for queue in self._queues():
+            for item in [w for w in queue if w.id == work]:
+                queue.remove(item)
+        self._flash = {group: queue for group, queue in self._flash.items() if queue}
 
     def waiting(self, work: int) -> bool:
         """Whether an item is queued and not admitted yet."""
-        queues = [self._questions, *self._flash.values()]
-        return any(item.id == work for queue in queues for item in queue)
+        return any(item.id == work for queue in self._queues() for item in queue)
+
+    def _queues(self) -> list[deque[_Work]]:
+        return [self._questions, self._group, *self._flash.values()]
 
     @property
     def idle(self) -> bool:
         """Whether no item has anything to run."""
-        return not (self._questions or self._flash) and not any(
-            item.prefill or item.decoding for item in self._active.values()
-        )
+        return not any(self._queues()) and not any(w.wanted for w in self._active.values())
 
     # The decision.
 
@@ -200,25 +222,32 @@ class Scheduler:
         admitted = self._admit(free_cells)
         active = list(self._active.values())
         questions = [w for w in active if w.kind is Kind.QUESTION]
-        flash = [w for w in active if w.kind is Kind.FLASH]
-        step = _Filling(self.limits.tokens)
+        flash = [w for w in active if w.kind is Kind.FLASH and w.wanted]
+        kept = self._kept_for_ingestion(active)
+        step = _Filling(self.limits.tokens - kept)
         self._fill_decode(questions, step)
         self._fill_questions(questions, step)
-        limit, limited_by = self._ingest_limit(bool(questions), bool(flash), step)
-        self._fill_ingest(self._turns, limit, Phase.INGEST, step)
-        # A question that waits for cells waits for those of flash evaluations, too: they go on.
-        if not questions:
-            self._fill_flash(flash, step)
-            self._fill_ingest(self._background, step.room, Phase.BACKGROUND, step)
-        predicted_s = self.cost.predict(step.tokens, step.reads) if self.cost else 0.0
-        if not step.slices:
+        step.room += kept
+        # No flash query runs beside a question. But one that waits for cells waits for those of
+        # the evaluations under way: these go on.
+        running = [] if questions else flash
+        limit, limited_by = self._ingest_limit(bool(questions or self._questions), running, step)
+        for work, tokens in self._turns.share(limit, self._backlog):
+            step.add(self._active[work], tokens, Phase.INGEST)
+        self._fill_flash(running, step)
+        spare = 0 if questions or self._questions else step.room
+        for work, tokens in self._background.share(spare, self._background_backlog):
+            step.add(self._active[work], tokens, Phase.BACKGROUND)
+        if not step.tokens:
             return Plan(admitted)
-        return Plan(admitted, tuple(step.slices), limit, limited_by, predicted_s)
+        predicted_s = self.cost.predict(step.tokens, step.reads) if self.cost else 0.0
+        return Plan(admitted, step.slices, limit, limited_by, predicted_s)
 
     def _admit(self, free_cells: int) -> tuple[int, ...]:
         """First come, first served, and no overtaking: whoever waits is reached.
 
-        Flash evaluations are let in a session at a time, and only while no question is there.
+        Flash evaluations are let in a session at a time, and only while no question is there. What
+        a session asks for after its turn has begun is for its next one.
         """
         admitted: list[_Work] = []
 
@@ -234,78 +263,91 @@ class Scheduler:
         let_in(self._questions)
         busy = any(w.kind is Kind.QUESTION for w in self._active.values())
         if not self._questions and not busy:
-            for group, queue in list(self._flash.items()):
-                if not let_in(queue):
-                    break
-                del self._flash[group]
+            while let_in(self._group) and self._flash:
+                self._group = self._flash.pop(next(iter(self._flash)))
         return tuple(item.id for item in admitted)
 
+    def _kept_for_ingestion(self, active: list[_Work]) -> int:
+        """Tokens that questions leave to ingestion, at most half of a step."""
+        waiting = sum(w.prefill for w in active if w.kind is Kind.INGEST and not w.background)
+        return min(waiting, self.limits.ingest_floor, self.limits.tokens // 2)
+
     def _fill_decode(self, questions: list[_Work], step: _Filling) -> None:
-        crowd = len(questions) + len(self._questions)
-        guess = crowd <= self.limits.draft_questions
-        for item in questions:
-            if item.decoding:
-                step.add(item, 1 + (item.drafts if guess else 0), Phase.DECODE)
+        """One token of each answer, and guessed ones while there is time to guess."""
+        decoding = [w for w in questions if w.decoding]
+        for item in decoding:
+            step.add(item, 1, Phase.DECODE)
+        if len(questions) <= self.limits.draft_questions and not self._questions:
+            for item in decoding:
+                step.add(item, min(item.drafts, step.room), Phase.DECODE)
 
     def _fill_questions(self, questions: list[_Work], step: _Filling) -> None:
-        """Short ones whole, long ones a little; then these more, in order, if time allows."""
-        prefilling = [w for w in questions if not w.decoding]
-        if not prefilling:
-            return
+        """Short ones whole and long ones a little, in order; then these more, as time allows."""
+        prefilling = [w for w in questions if not w.decoding and w.prefill]
+        # Whoever waits for cells, waits for those of this one: the sooner it ends the better.
         alone = len(questions) == 1
-        fair = max(1, min(step.room // len(prefilling), self.limits.quantum))
-        little = fair if alone else min(fair, self.limits.ingest_floor)
-        lengths: dict[int, int] = {}
-        room, tokens, reads = step.room, step.tokens, step.reads
         for item in prefilling:
-            length = item.next_length(min(room, fair if item.prefill <= fair else little))
-            lengths[item.id] = length
-            room, tokens = room - length, tokens + length
-            reads += length * item.context
+            short = alone or item.prefill <= self.limits.quantum
+            fair = self.limits.quantum if short else self.limits.ingest_floor
+            room = min(step.room, max(fair, item.least))
+            if item is prefilling[0]:
+                room = max(room, item.least)  # however full the step is: the first always gets on
+            step.add(item, item.next_length(room), Phase.QUESTION)
         for item in prefilling:
-            first = lengths[item.id]
-            more = room if alone else min(room, self._within_target(tokens, reads, item.context))
-            length = max(first, item.next_length(first + max(0, more)))
-            room, tokens = room - (length - first), tokens + length - first
-            reads += (length - first) * item.context
-            if length:
-                step.add(item, length, Phase.QUESTION)
+            more = step.room if alone else min(step.room, self._within_target(step, item.context))
+            given = step.given(item, Phase.QUESTION)
+            step.add(item, item.next_length(given + more) - given, Phase.QUESTION)
 
-    def _within_target(self, tokens: int, reads: int, context: int) -> int:
+    def _within_target(self, step: _Filling, context: int) -> int:
         """How many more tokens keep a step within the time aimed at."""
         if self.cost is None:
             return 4 * self.limits.ingest_floor
-        return self.cost.tokens_within(self.limits.target_ms / 1e3, tokens, reads, context)
+        target_s = self.limits.target_ms / 1e3
+        return self.cost.tokens_within(target_s, step.tokens, step.reads, context)
 
-    def _ingest_limit(self, questions: bool, flash: bool, step: _Filling) -> tuple[int, str]:
-        """Ingestion's share of the step, and what decided it."""
-        if not (questions or self._questions):
-            keep = min(self.limits.flash_share, step.room // 2) if flash else 0
-            return step.room - keep, "idle"
-        waiting = [w for w in self._active.values() if w.kind is Kind.INGEST and w.prefill]
-        context = sum(w.context for w in waiting) // max(1, len(waiting))
-        limit = min(step.room, self._within_target(step.tokens, step.reads, context))
-        if limit <= self.limits.ingest_floor:
-            return self.limits.ingest_floor, "floor"
-        return limit, "target"
+    def _ingest_limit(self, busy: bool, flash: list[_Work], step: _Filling) -> tuple[int, str]:
+        """Ingestion's share of the step, and what decided it.
 
-    def _fill_ingest(self, turns: Turns, room: int, phase: Phase, step: _Filling) -> None:
-        background = phase is Phase.BACKGROUND
+        Args:
+            busy: whether a question is under way.
+            flash: evaluations that run in this step.
+            step: with all that questions take.
+        """
+        floor = min(self.limits.ingest_floor, self.limits.tokens)
+        room = step.room
+        if flash:
+            wanted = sum(item.wanted for item in flash)
+            room -= max(flash[0].least, min(wanted, self.limits.flash_share, room // 2))
+        if not busy:
+            return max(room, floor), "idle"
+        limit = min(room, self._ingest_within_target(room, step))
+        return (limit, "target") if limit > floor else (floor, "floor")
 
-        def backlog(work: int) -> int:
+    def _ingest_within_target(self, room: int, step: _Filling) -> int:
+        """Tokens of ingestion that keep a step within the time aimed at, in the order of turns."""
+        if self.cost is None:
+            return self._within_target(step, 0)
+        trial, context = _Filling(room), 0
+        trial.tokens, trial.reads = step.tokens, step.reads
+        for work, tokens in self._turns.share(room, self._backlog):
             item = self._active[work]
-            return item.prefill if item.background is background else 0
+            context = item.context
+            if self._within_target(trial, context) < tokens:
+                break
+            trial.add(item, tokens, Phase.INGEST)
+        return trial.tokens - step.tokens + self._within_target(trial, context)
 
-        for work, tokens in turns.share(room, backlog).items():
-            step.add(self._active[work], tokens, phase)
+    def _backlog(self, work: int) -> int:
+        item = self._active[work]
+        return 0 if item.background else item.prefill
+
+    def _background_backlog(self, work: int) -> int:
+        item = self._active[work]
+        return item.prefill if item.background else 0
 
     def _fill_flash(self, flash: list[_Work], step: _Filling) -> None:
-        """One token of each that decodes, then the prefill of the others, session by session."""
+        """In order of admission, which is session by session."""
         for item in flash:
-            if item.decoding:
-                step.add(item, 1, Phase.FLASH)
-        for item in flash:
-            length = 0 if item.decoding else item.next_length(step.room)
-            # The first one runs even over the limit: an idle engine must make progress.
-            if length and (length <= step.room or not step.slices):
-                step.add(item, length, Phase.FLASH)
+            # The first one runs even over the limit: whatever else there is, it gets on.
+            room = max(step.room, item.least) if item is flash[0] else step.room
+            step.add(item, item.next_length(room), Phase.FLASH)
