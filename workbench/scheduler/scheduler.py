@@ -8,20 +8,12 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass
-from enum import Enum
 
 from workbench.errors import WorkbenchError
 from workbench.scheduler.cost import CostModel
-from workbench.scheduler.plan import Phase, Plan, Slice
+from workbench.scheduler.filling import Filling, Kind, Work
+from workbench.scheduler.plan import Phase, Plan
 from workbench.scheduler.turns import Turns
-
-
-class Kind(Enum):
-    """What a work item is."""
-
-    INGEST = "ingest"  # a session's data plane: never admitted, its cells are its budget
-    QUESTION = "question"
-    FLASH = "flash"
 
 
 @dataclass(frozen=True)
@@ -55,62 +47,6 @@ class StepLimits:
                 raise WorkbenchError(msg)
 
 
-@dataclass(eq=False)
-class _Work:
-    id: int
-    kind: Kind
-    prefill: int = 0  # tokens known and not yet run
-    tail: int = 1  # the last so many of them run in one step (a question's end with its choices)
-    cells: int = 0  # scratch cells to admit it with
-    context: int = 0  # cells that its next token reads
-    group: int = 0  # the session it belongs to
-    decoding: bool = False
-    drafts: int = 0
-    background: bool = False
-
-    @property
-    def wanted(self) -> int:
-        """Tokens it could run now."""
-        return 1 if self.decoding else self.prefill
-
-    @property
-    def least(self) -> int:
-        """The fewest tokens that get it on: one, or the tail once nothing else is left."""
-        return self.prefill if not self.decoding and self.prefill <= self.tail else 1
-
-    def next_length(self, room: int) -> int:
-        """How many tokens to run in a step with ``room`` left; 0 if none fit."""
-        if self.wanted <= room:
-            return self.wanted
-        return 0 if self.decoding else max(0, min(room, self.prefill - self.tail))
-
-
-class _Filling:
-    """A step as it is being filled; one item may be given tokens several times."""
-
-    def __init__(self, room: int) -> None:
-        self.room = room
-        self.tokens = 0
-        self.reads = 0  # cells, summed over the tokens
-        self._given: dict[tuple[int, Phase], int] = {}
-
-    def add(self, item: _Work, length: int, phase: Phase) -> None:
-        if length <= 0:
-            return
-        key = item.id, phase
-        self._given[key] = self._given.get(key, 0) + length
-        self.room -= length
-        self.tokens += length
-        self.reads += length * item.context
-
-    def given(self, item: _Work, phase: Phase) -> int:
-        return self._given.get((item.id, phase), 0)
-
-    @property
-    def slices(self) -> tuple[Slice, ...]:
-        return tuple(Slice(work, length, phase) for (work, phase), length in self._given.items())
-
-
 class Scheduler:
     """Knows every work item's counts, decides steps; told what ran by ``ran``.
 
@@ -122,10 +58,10 @@ class Scheduler:
     def __init__(self, limits: StepLimits | None = None, cost: CostModel | None = None) -> None:
         self.limits = limits or StepLimits()
         self.cost = cost
-        self._questions: deque[_Work] = deque()  # waiting
-        self._flash: dict[int, deque[_Work]] = {}  # waiting, by group, the longest waiting first
-        self._group: deque[_Work] = deque()  # waiting, of the group that is being let in
-        self._active: dict[int, _Work] = {}
+        self._questions: deque[Work] = deque()  # waiting
+        self._flash: dict[int, deque[Work]] = {}  # waiting, by group, the longest waiting first
+        self._group: deque[Work] = deque()  # waiting, of the group that is being let in
+        self._active: dict[int, Work] = {}
         self._turns = Turns(self.limits.quantum)
         self._background = Turns(self.limits.quantum)
 
@@ -153,7 +89,7 @@ class Scheduler:
             context: cells that its first token reads.
             group: the session it belongs to; those of one session are evaluated together.
         """
-        item = _Work(work, kind, prefill, max(1, min(tail, prefill)), cells, context, group)
+        item = Work(work, kind, prefill, max(1, min(tail, prefill)), cells, context, group)
         if kind is Kind.INGEST:
             self._active[work] = item
             self._turns.add(work)
@@ -203,7 +139,7 @@ class Scheduler:
         """Whether an item is queued and not admitted yet."""
         return any(item.id == work for queue in self._queues() for item in queue)
 
-    def _queues(self) -> list[deque[_Work]]:
+    def _queues(self) -> list[deque[Work]]:
         return [self._questions, self._group, *self._flash.values()]
 
     @property
@@ -224,7 +160,7 @@ class Scheduler:
         questions = [w for w in active if w.kind is Kind.QUESTION]
         flash = [w for w in active if w.kind is Kind.FLASH and w.wanted]
         kept = self._kept_for_ingestion(active)
-        step = _Filling(self.limits.tokens - kept)
+        step = Filling(self.limits.tokens - kept)
         self._fill_decode(questions, step)
         self._fill_questions(questions, step)
         step.room += kept
@@ -249,9 +185,9 @@ class Scheduler:
         Flash evaluations are let in a session at a time, and only while no question is there. What
         a session asks for after its turn has begun is for its next one.
         """
-        admitted: list[_Work] = []
+        admitted: list[Work] = []
 
-        def let_in(queue: deque[_Work]) -> bool:
+        def let_in(queue: deque[Work]) -> bool:
             nonlocal free_cells
             while queue and queue[0].cells <= free_cells:
                 item = queue.popleft()
@@ -267,12 +203,12 @@ class Scheduler:
                 self._group = self._flash.pop(next(iter(self._flash)))
         return tuple(item.id for item in admitted)
 
-    def _kept_for_ingestion(self, active: list[_Work]) -> int:
+    def _kept_for_ingestion(self, active: list[Work]) -> int:
         """Tokens that questions leave to ingestion, at most half of a step."""
         waiting = sum(w.prefill for w in active if w.kind is Kind.INGEST and not w.background)
         return min(waiting, self.limits.ingest_floor, self.limits.tokens // 2)
 
-    def _fill_decode(self, questions: list[_Work], step: _Filling) -> None:
+    def _fill_decode(self, questions: list[Work], step: Filling) -> None:
         """One token of each answer, and guessed ones while there is time to guess."""
         decoding = [w for w in questions if w.decoding]
         for item in decoding:
@@ -281,7 +217,7 @@ class Scheduler:
             for item in decoding:
                 step.add(item, min(item.drafts, step.room), Phase.DECODE)
 
-    def _fill_questions(self, questions: list[_Work], step: _Filling) -> None:
+    def _fill_questions(self, questions: list[Work], step: Filling) -> None:
         """Short ones whole and long ones a little, in order; then these more, as time allows."""
         prefilling = [w for w in questions if not w.decoding and w.prefill]
         # Whoever waits for cells, waits for those of this one: the sooner it ends the better.
@@ -298,14 +234,14 @@ class Scheduler:
             given = step.given(item, Phase.QUESTION)
             step.add(item, item.next_length(given + more) - given, Phase.QUESTION)
 
-    def _within_target(self, step: _Filling, context: int) -> int:
+    def _within_target(self, step: Filling, context: int) -> int:
         """How many more tokens keep a step within the time aimed at."""
         if self.cost is None:
             return 4 * self.limits.ingest_floor
         target_s = self.limits.target_ms / 1e3
         return self.cost.tokens_within(target_s, step.tokens, step.reads, context)
 
-    def _ingest_limit(self, busy: bool, flash: list[_Work], step: _Filling) -> tuple[int, str]:
+    def _ingest_limit(self, busy: bool, flash: list[Work], step: Filling) -> tuple[int, str]:
         """Ingestion's share of the step, and what decided it.
 
         Args:
@@ -323,11 +259,11 @@ class Scheduler:
         limit = min(room, self._ingest_within_target(room, step))
         return (limit, "target") if limit > floor else (floor, "floor")
 
-    def _ingest_within_target(self, room: int, step: _Filling) -> int:
+    def _ingest_within_target(self, room: int, step: Filling) -> int:
         """Tokens of ingestion that keep a step within the time aimed at, in the order of turns."""
         if self.cost is None:
             return self._within_target(step, 0)
-        trial, context = _Filling(room), 0
+        trial, context = Filling(room), 0
         trial.tokens, trial.reads = step.tokens, step.reads
         for work, tokens in self._turns.share(room, self._backlog):
             item = self._active[work]
@@ -345,7 +281,7 @@ class Scheduler:
         item = self._active[work]
         return item.prefill if item.background else 0
 
-    def _fill_flash(self, flash: list[_Work], step: _Filling) -> None:
+    def _fill_flash(self, flash: list[Work], step: Filling) -> None:
         """In order of admission, which is session by session."""
         for item in flash:
             # The first one runs even over the limit: whatever else there is, it gets on.
