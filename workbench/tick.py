@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Generator, Sequence
+from collections.abc import Collection, Generator, Sequence
 from typing import Any, Literal
 
 from workbench.errors import QueueFull, SessionClosed, TickDropped
@@ -174,6 +174,16 @@ class TickQueue:
                 finished.append(tick)
             self._changed.notify_all()
         return finished
+
+    def tokens_until(self, ticks: Collection[Tick]) -> int:
+        """Tokens still queued up to the last of some ticks; 0 if none of them is."""
+        total = until = 0
+        with self._changed:
+            for tick in self._ticks:
+                total += tick.num_tokens
+                if tick in ticks:
+                    until = total
+            return max(0, until - self._offset) if until else 0
 
     def last(self, *, from_stream: bool) -> Tick | None:
         """The newest tick still queued; with ``from_stream=False`` the newest that was pushed."""

@@ -417,3 +417,24 @@ def test_a_question_preempts_flash_and_ingestion_at_the_next_step(still):
     assert all(e.limited_by == "floor" for e in planned)
     run_until_idle(still)
     assert query.is_fresh
+
+
+def test_rows_that_a_question_waits_for_come_before_other_sessions_backlogs(still):
+    """An overloaded engine: the question needs 11 tokens of data, others have 1,200 queued."""
+    crowd = [still.open(f"s{i}", cells=280, max_pending=1000) for i in range(5)]
+    asked = still.open("asked", cells=100)
+    run_until_idle(still)
+    for number in range(25):
+        for session in crowd:
+            session.push(f"row {session.name} {number}")
+    asked.push("0123456789")
+    answer = asked.ask_start("q?", max_tokens=1)
+    steps = 0
+    while not answer.done:
+        still.step()
+        steps += 1
+    # 8 of 16 tokens a step are for what it waits for.
+    assert steps <= 4
+    assert min(session.pending_rows for session in crowd) > 20
+    run_until_idle(still)
+    assert all(session.version == 25 for session in crowd)

@@ -216,6 +216,29 @@ def test_a_question_waits_for_cells_of_flash_evaluations_that_go_on_meanwhile():
     assert plan.admitted == () and lengths(plan) == {5: 100}
 
 
+# Data that a question waits for.
+
+
+def test_what_a_question_waits_for_has_half_of_ingestion_to_itself():
+    made = scheduler(500, 500, 500)
+    made.set_backlog(3, 500, awaited=80)
+    assert lengths(run(made, made.plan(0))) == {3: 50, 1: 40, 2: 10}
+    made.set_backlog(3, 450, awaited=30)
+    # 30 for the question, the rest of the second one's turn, then the third one's own turn.
+    assert lengths(run(made, made.plan(0))) == {3: 30 + 40, 2: 30}
+    made.set_backlog(3, 380)
+    assert lengths(made.plan(0)) == {1: 40, 2: 40, 3: 20}
+
+
+def test_no_flash_query_runs_while_a_question_waits_for_data():
+    made = scheduler(500)
+    made.add(5, Kind.FLASH, prefill=15, cells=10, group=1)
+    made.set_backlog(1, 500, awaited=200)
+    assert made.plan(50).tokens(Phase.FLASH) == 0
+    made.add(9, Kind.QUESTION, prefill=10, cells=45)
+    assert made.plan(40).tokens(Phase.FLASH) == 15  # its cells are what the other question needs
+
+
 # Guessed tokens.
 
 

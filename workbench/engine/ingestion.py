@@ -43,7 +43,7 @@ class Ingestion:
         Returns:
             Whether a line has got on by sharing.
         """
-        leaders: set[Key] = set()
+        leaders: dict[Key, Ingest | Rebuild] = {}
         before = self._shared
         for session in list(self.core.sessions.values()):
             if session.window is not None:
@@ -54,7 +54,9 @@ class Ingestion:
             self._settle(session, session.background and not asked_for, leaders)
         return self._shared > before
 
-    def _settle(self, work: Ingest | Rebuild, background: bool, leaders: set[Key]) -> None:
+    def _settle(
+        self, work: Ingest | Rebuild, background: bool, leaders: dict[Key, Ingest | Rebuild]
+    ) -> None:
         backlog = self._backlog(work)
         if backlog and work.line in self.core.prefixes:
             while upcoming := self.upcoming(work, min(LOOK, backlog)):
@@ -72,11 +74,32 @@ class Ingestion:
                 self._advance(work, taken, replays)
                 backlog = self._backlog(work)
             if upcoming:
-                key = _key(work, background, upcoming[0])
-                if key in leaders:
-                    backlog = 0  # somebody else computes it in this step
-                leaders.add(key)
-        self.core.scheduler.set_backlog(work.work, backlog, background=background)
+                leader = leaders.setdefault(_key(work, background, upcoming[0]), work)
+                if leader is not work:
+                    self._follow(work, leader, background)
+                    return
+        awaited = self._awaited(work, backlog)
+        self.core.scheduler.set_backlog(
+            work.work, backlog, awaited=awaited, background=background and not awaited
+        )
+
+    def _follow(self, work: Ingest | Rebuild, leader: Ingest | Rebuild, background: bool) -> None:
+        """Another line computes just what this one wants next: it waits for that."""
+        self.core.scheduler.set_backlog(work.work, 0)
+        awaited = self._awaited(work, self._backlog(work))
+        backlog = self._backlog(leader)
+        if awaited > self._awaited(leader, backlog):
+            self.core.scheduler.set_backlog(
+                leader.work, backlog, awaited=min(awaited, backlog), background=background
+            )
+
+    def _awaited(self, work: Ingest | Rebuild, backlog: int) -> int:
+        """How much of a backlog somebody's question waits for."""
+        if isinstance(work, Rebuild) or not work.held or not backlog:
+            return 0
+        if work.line.pending:
+            return backlog
+        return min(backlog, work.ticks.tokens_until([q.after for q in work.held if q.after]))
 
     def _backlog(self, work: Ingest | Rebuild) -> int:
         session = work.session if isinstance(work, Rebuild) else work

@@ -30,6 +30,7 @@ class Work:
     decoding: bool = False
     drafts: int = 0
     background: bool = False
+    awaited: int = 0  # of its prefill, the first so many are what somebody's question waits for
 
     @property
     def wanted(self) -> int:

@@ -63,6 +63,7 @@ class Scheduler:
         self._group: deque[Work] = deque()  # waiting, of the group that is being let in
         self._active: dict[int, Work] = {}
         self._turns = Turns(self.limits.quantum)
+        self._awaited = Turns(self.limits.quantum)
         self._background = Turns(self.limits.quantum)
 
     # What there is.
@@ -92,17 +93,26 @@ class Scheduler:
         item = Work(work, kind, prefill, max(1, min(tail, prefill)), cells, context, group)
         if kind is Kind.INGEST:
             self._active[work] = item
-            self._turns.add(work)
-            self._background.add(work)
+            for turns in (self._turns, self._awaited, self._background):
+                turns.add(work)
         elif kind is Kind.QUESTION:
             self._questions.append(item)
         else:
             self._flash.setdefault(group, deque()).append(item)
 
-    def set_backlog(self, work: int, tokens: int, *, background: bool = False) -> None:
-        """A session's tokens waiting to be ingested, now; ``background``: only in idle time."""
+    def set_backlog(
+        self, work: int, tokens: int, *, awaited: int = 0, background: bool = False
+    ) -> None:
+        """A session's tokens waiting to be ingested, now.
+
+        Args:
+            work: the session's id.
+            tokens: how many.
+            awaited: the first so many of them are what somebody's question waits for.
+            background: only in idle time.
+        """
         item = self._active[work]
-        item.prefill, item.background = tokens, background
+        item.prefill, item.awaited, item.background = tokens, min(awaited, tokens), background
 
     def set_context(self, work: int, tokens: int) -> None:
         """Cells that an item's next token reads, where it is not for what ran."""
@@ -120,15 +130,17 @@ class Scheduler:
         if not item.decoding:
             item.prefill = max(0, item.prefill - tokens)
         if item.kind is Kind.INGEST:
-            (self._background if item.background else self._turns).ran()
+            item.awaited = max(0, item.awaited - tokens)
+            for turns in (self._turns, self._awaited, self._background):
+                turns.ran()
 
     def remove(self, work: int) -> None:
         """Forget an item, wherever it stands; unknown ids are fine."""
         item = self._active.pop(work, None)
         if item is not None:
             if item.kind is Kind.INGEST:
-                self._turns.remove(work)
-                self._background.remove(work)
+                for turns in (self._turns, self._awaited, self._background):
+                    turns.remove(work)
             return
         for queue in self._queues():
             for item in [w for w in queue if w.id == work]:
@@ -164,12 +176,12 @@ class Scheduler:
         self._fill_decode(questions, step)
         self._fill_questions(questions, step)
         step.room += kept
-        # No flash query runs beside a question. But one that waits for cells waits for those of
-        # the evaluations under way: these go on.
-        running = [] if questions else flash
+        # No flash query runs beside a question, also one that waits for data. But one that waits
+        # for cells waits for those of the evaluations under way: these go on.
+        awaited = any(w.awaited for w in active)
+        running = [] if questions or (awaited and not self._questions) else flash
         limit, limited_by = self._ingest_limit(bool(questions or self._questions), running, step)
-        for work, tokens in self._turns.share(limit, self._backlog):
-            step.add(self._active[work], tokens, Phase.INGEST)
+        self._fill_ingest(limit, step)
         self._fill_flash(running, step)
         spare = 0 if questions or self._questions else step.room
         for work, tokens in self._background.share(spare, self._background_backlog):
@@ -272,6 +284,22 @@ class Scheduler:
                 break
             trial.add(item, tokens, Phase.INGEST)
         return trial.tokens - step.tokens + self._within_target(trial, context)
+
+    def _fill_ingest(self, limit: int, step: Filling) -> None:
+        """Half of it first for what questions wait for, then turns of everyone."""
+        given: dict[int, int] = {}
+        for work, tokens in self._awaited.share((limit + 1) // 2, self._awaited_backlog):
+            step.add(self._active[work], tokens, Phase.INGEST)
+            given[work] = given.get(work, 0) + tokens
+
+        def left(work: int) -> int:
+            return self._backlog(work) - given.get(work, 0)
+
+        for work, tokens in self._turns.share(limit - sum(given.values()), left):
+            step.add(self._active[work], tokens, Phase.INGEST)
+
+    def _awaited_backlog(self, work: int) -> int:
+        return self._active[work].awaited
 
     def _backlog(self, work: int) -> int:
         item = self._active[work]
