@@ -149,7 +149,7 @@ class Simulation:
                 session.pushed += 1
                 session.backlog += tokens
                 self._backlog += tokens
-                self.scheduler.set_backlog(session.work, session.backlog)
+                self._tell(session)
             else:
                 self._ask(index, session, closed=arrival.what is What.CHOICES)
 
@@ -163,6 +163,14 @@ class Simulation:
             self._queue(question, Kind.QUESTION)
         else:
             session.held.append(question)
+            self._tell(session)
+
+    def _tell(self, session: _Session) -> None:
+        """What the session has to read, and how much of it a question waits for."""
+        after = max((question.after for question in session.held), default=session.version)
+        waits = itertools.islice(session.ticks, after - session.version)
+        awaited = sum(tokens for _, tokens in waits)
+        self.scheduler.set_backlog(session.work, session.backlog, awaited=awaited)
 
     def _queue(self, question: _Question, kind: Kind) -> None:
         self._questions[question.work] = question
