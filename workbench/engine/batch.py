@@ -29,7 +29,7 @@ class Step:
     """What one forward pass needs; the model's attention layers call ``attend`` on it.
 
     Attributes:
-        ids, positions: int64 ``[1, tokens]``.
+        ids, positions: int64 ``[1, rows]``: the step's tokens, then padding.
         slots: int64 ``[tokens]``, the cell each token is written to.
         keep: int64 ``[kept]``, the rows whose logits are wanted, part by part.
     """
@@ -63,9 +63,11 @@ class Step:
         def index(values: list[int]) -> Tensor:
             return torch.tensor(values, dtype=torch.long, device=device)
 
+        padding = [0] * (padded(len(ids)) - len(ids))
         return cls(
-            index(ids)[None], index(positions)[None], index(slots), index(keep), slices, cells
-        )
+            index(ids + padding)[None], index(positions + padding)[None], index(slots),
+            index(keep), slices, cells,
+        )  # fmt: skip
 
     def plan(self, window: int | None) -> kernels.TilePlan:
         """The step's tiles for layers of one window size."""
@@ -89,15 +91,31 @@ class Step:
 
         Args:
             layer: index of the attention layer.
-            q: ``[tokens, heads, dim]``.
-            k, v: ``[tokens, kv_heads, dim]``.
+            q: ``[rows, heads, dim]``.
+            k, v: ``[rows, kv_heads, dim]``.
             scale, window, softcap, sinks: as the layer defines them.
 
         Returns:
-            ``[tokens, heads, dim]``.
+            ``[rows, heads, dim]``; padding attends to nothing and is zero.
         """
         keys, values = self.cells.k[layer], self.cells.v[layer]
-        kernels.write_cells(keys, self.slots, k)
-        kernels.write_cells(values, self.slots, v)
-        plan = self.plan(window)
-        return kernels.attend(q, keys, values, plan, scale=scale, softcap=softcap, sinks=sinks)
+        tokens = len(self.slots)
+        kernels.write_cells(keys, self.slots, k[:tokens])
+        kernels.write_cells(values, self.slots, v[:tokens])
+        out = kernels.attend(q[:tokens], keys, values, self.plan(window), scale=scale,
+                             softcap=softcap, sinks=sinks)  # fmt: skip
+        if tokens < len(q):
+            out = torch.cat([out, out.new_zeros(len(q) - tokens, *out.shape[1:])])
+        return out
+
+
+def padded(tokens: int) -> int:
+    """Rows that a step of so many tokens has.
+
+    A matrix product of a new size is compiled, and the libraries keep what they compiled for a
+    thousand of them: with every size a step can have, memory grows for hours.
+    """
+    if tokens <= 4:
+        return tokens
+    multiple = 4 if tokens <= 64 else 16 if tokens <= 256 else 32
+    return -(-tokens // multiple) * multiple
