@@ -8,7 +8,7 @@ from workbench.cells.sequence import Sequence
 from workbench.cells.tensors import CellTensors
 from workbench.engine import batch
 from workbench.engine.batch import Part, Step, padded
-from workbench.engine.model import Decoder
+from workbench.engine.model import load
 from workbench.testing import tiny_model
 
 
@@ -20,7 +20,7 @@ def test_steps_have_few_sizes_and_little_padding():
 
 @pytest.mark.parametrize("family", ["llama", "gpt_oss"])
 def test_padding_changes_no_logit_and_writes_no_cell(family, monkeypatch):
-    decoder = Decoder(tiny_model(family)[0], family)
+    decoder, _ = load(tiny_model(family), "float32", "cpu")
 
     def logits() -> tuple[torch.Tensor, CellTensors]:
         pool = CellPool(64)
