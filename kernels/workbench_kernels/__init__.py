@@ -1,16 +1,22 @@
 """Attention over runs of cells: one plan of tiles, several backends that execute it.
 
-``active()`` says which backend ``attend`` uses, ``native.reason()`` why the compiled CPU kernels
-are not in use where they are not.
+The device of the tensors decides: ``active(device)`` names the backend, ``native.reason()`` says
+why the compiled CPU kernels are not in use where they are not.
 """
 
 from workbench_kernels import native
-from workbench_kernels.cpu import attend, write_cells
+from workbench_kernels.backends import (
+    active,
+    attend,
+    rotate_and_write,
+    score,
+    write_cells,
+    write_kv,
+)
+from workbench_kernels.scores import Scores
 from workbench_kernels.tiles import Run, SliceRows, Tile, TilePlan, plan_tiles
 
-__all__ = ["Run", "SliceRows", "Tile", "TilePlan", "active", "attend", "plan_tiles", "write_cells"]
-
-
-def active() -> str:
-    """``"cpu-native"`` where bfloat16 runs on the compiled kernels, ``"cpu"`` where on torch's."""
-    return "cpu-native" if native.available() else "cpu"
+__all__ = [
+    "Run", "Scores", "SliceRows", "Tile", "TilePlan", "active", "attend", "native", "plan_tiles",
+    "rotate_and_write", "score", "write_cells", "write_kv",
+]  # fmt: skip

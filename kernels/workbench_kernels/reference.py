@@ -1,11 +1,13 @@
-"""Attention over a tile plan in float64, one row at a time: slow, and obvious enough to trust."""
+"""The kernels in float64, one row at a time: slow, and obvious enough to trust."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from workbench_kernels.tiles import TilePlan
+from workbench_kernels.tiles import SliceRows, TilePlan
 
 
 def attend(
@@ -43,3 +45,60 @@ def attend(
         weights = torch.softmax(scores, dim=1)[:, : len(cells)]
         out[row] = torch.einsum("hc,hcd->hd", weights, values)
     return out
+
+
+def attend_slices(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    slices: Sequence[SliceRows],
+    *,
+    scale: float,
+    window: int | None = None,
+) -> Tensor:
+    """The same from slices instead of a plan, all rows of one at a time: for long contexts.
+
+    Args:
+        q, k, v: as for `attend`.
+        slices: what the plan would be made of.
+        scale: factor on the scores.
+        window: sliding window in positions, or None.
+
+    Returns:
+        float64 ``[rows, heads, value_dim]``.
+    """
+    group = q.shape[1] // k.shape[0]
+    out = torch.zeros(*q.shape[:2], v.shape[-1], dtype=torch.float64, device=q.device)
+    for item in slices:
+        spans = [torch.arange(run.start, run.start + run.length) for run in item.runs]
+        places = [torch.arange(run.position, run.position + run.length) for run in item.runs]
+        cells, place = torch.cat(spans).to(q.device), torch.cat(places).to(q.device)
+        row = item.position + torch.arange(item.num_rows, device=q.device)[:, None]
+        hidden = place > row
+        if window is not None:
+            hidden |= place <= row - window
+        here = slice(item.first_row, item.first_row + item.num_rows)
+        for head in range(q.shape[1]):
+            keys, values = k[head // group, cells].double(), v[head // group, cells].double()
+            scores = q[here, head].double() @ keys.T * scale
+            weights = torch.softmax(scores.masked_fill(hidden, -torch.inf), dim=1)
+            out[here, head] = weights @ values
+    return out
+
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Rotary embedding in Llama's convention: dimension i turns with i + rotary_dim / 2.
+
+    Args:
+        x: ``[tokens, heads, dim]``.
+        cos, sin: ``[tokens, rotary_dim]``; dimensions from ``rotary_dim`` on stay as they are.
+
+    Returns:
+        ``[tokens, heads, dim]`` in x's dtype, rounded once.
+    """
+    rotary = cos.shape[1]
+    turned = x[..., :rotary].double()
+    low, high = turned.chunk(2, dim=-1)
+    crossed = torch.cat([-high, low], dim=-1)
+    turned = turned * cos.double()[:, None] + crossed * sin.double()[:, None]
+    return torch.cat([turned.to(x.dtype), x[..., rotary:]], dim=-1)

@@ -9,7 +9,7 @@ import torch
 
 import workbench_kernels as kernels
 from workbench_kernels import cpu, native, reference
-from workbench_kernels.tiles import SliceRows, consecutive
+from workbench_kernels.tiles import Run, SliceRows, consecutive
 
 needs_native = pytest.mark.skipif(not native.available(), reason=native.reason() or "available")
 
@@ -66,6 +66,29 @@ def test_block_and_split_borders(start, length):
     got = native.attend(q, k, v, plan, scale=0.2)
     want = reference.attend(q, k, v, plan, scale=0.2)
     torch.testing.assert_close(got.double(), want, rtol=0, atol=BOUND)
+
+
+@needs_native
+@pytest.mark.parametrize("window", [None, 5, 60, 2500])
+@pytest.mark.parametrize("head", [0, 10, 128], ids=["nothing", "10", "128"])
+def test_rows_that_left_a_window_are_not_read(head, window):
+    """Positions up to 300 have no cells, but for the first ``head``; the others keep theirs.
+
+    The pools hold NaN where no run lies, and a unit of 2,048 cells ends within the rest.
+    """
+    kept = (Run(0, head, 0),) if head else ()
+    slices = [
+        SliceRows(0, 4, 2696, (*kept, Run(300, 2400, 300))),
+        SliceRows(4, 3, 2690, (*kept, Run(300, 2390, 300), Run(2800, 3, 2690))),
+        SliceRows(7, 66, 310, (*kept, Run(300, 10, 300), Run(3000, 66, 310))),
+    ]
+    q, k, v = case(slices, heads=4, kv_heads=2, dim=32)
+    plan = kernels.plan_tiles(slices, window=window)
+    got = native.attend(q, k, v, plan, scale=0.2)
+    want = reference.attend(q, k, v, plan, scale=0.2)
+    torch.testing.assert_close(got.double(), want, rtol=0, atol=BOUND)
+    other = cpu.attend_by_tile(q, k, v, plan, scale=0.2)
+    torch.testing.assert_close(other.double(), want, rtol=0, atol=BOUND)
 
 
 @needs_native

@@ -50,14 +50,16 @@ def test_runs_that_do_not_cover_the_rows_are_a_bug():
     st.lists(st.tuples(st.integers(1, 5), st.integers(0, 30)), min_size=1, max_size=6),
     st.sampled_from([None, 1, 4, 11]),
     st.sampled_from([None, 1, 7]),
-    st.sampled_from([0, 0, 5]),
+    st.sampled_from([(0, 0), (0, 5), (3, 8)]),
 )
 def test_every_row_reads_each_visible_cell_once(branches, window, split, gap):
+    gone, back = gap
     slices, row = [], 0
     for i, (num, at) in enumerate(branches):
         runs = consecutive(*([(0, at)] if at else []), (100 + 10 * i, num))
-        if gap < at:  # the same cells of the trunk at the same positions, some of them left out
-            runs = (Run(gap, at - gap, gap), *runs[1:])
+        if 0 < back < at:  # the same cells of the trunk at the same positions, some left out
+            head = [Run(0, gone, 0)] if gone else []
+            runs = (*head, Run(back, at - back, back), *runs[1:])
         slices.append(SliceRows(row, num, at, runs))
         row += num
     plan = plan_tiles(slices, window=window, split=split)

@@ -2,7 +2,7 @@
 
 A program streams one stretch of cells past one block of packed rows and leaves a normalised partial
 output with its log-sum-exp; `merging` puts a row's partials together. Which row meets which cells
-in which unit is decided by `units`.
+is decided by `parts` and laid out by `units`.
 
 What one row computes is the same bit for bit whoever shares its block: hidden cells take weight 0
 exactly, a block of hidden cells changes nothing, and no multiplication is contracted with an
@@ -71,12 +71,17 @@ def attend(
                 factor, cap, heads // kv_heads, plan.window or 0,
                 q.stride(0), q.stride(1), k.stride(0), v.stride(0),
                 K_DIM=k_dim, V_DIM=v_dim, BLOCK_M=block.rows, BLOCK_N=sizes.cells,
-                BLOCK_K=units.padded_dim(k_dim), BLOCK_V=units.padded_dim(v_dim),
+                BLOCK_K=padded(k_dim), BLOCK_V=padded(v_dim),
                 CAPPED=softcap is not None, WINDOWED=plan.window is not None,
                 FIELDS=units.FIELDS, UP=triton.knobs.runtime.interpret,
                 num_warps=block.warps, num_stages=block.stages, enable_fp_fusion=False,
             )  # fmt: skip
     return merge(part, lse, index.parts_at, index.parts, rows, sinks=sinks, dtype=q.dtype)
+
+
+def padded(dim: int) -> int:
+    """A head dim as the kernel holds it: a power of two that a matrix instruction takes."""
+    return max(16, int(triton.next_power_of_2(dim)))
 
 
 @triton.jit
@@ -112,61 +117,54 @@ def attend_kernel(
     if UP:
         query = query.to(tl.float32)
 
+    start, clear, end = tl.load(unit + 4), tl.load(unit + 5), tl.load(unit + 6)
     acc = tl.zeros([BLOCK_M, BLOCK_V], tl.float32)
-    total = tl.zeros([BLOCK_M], tl.float32)
+    total = tl.zeros([BLOCK_M, 16], tl.float32)  # 16 equal columns
     top = tl.full([BLOCK_M], -float("inf"), tl.float32)
-    if tl.load(unit + 6) == 1:
-        acc, total, top = _stream(
-            query, k, v, unit, position, acc, total, top, factor, cap, window,
-            K_DIM, V_DIM, BLOCK_N, BLOCK_K, BLOCK_V, CAPPED, WINDOWED, False, UP,
-        )  # fmt: skip
-    else:
-        acc, total, top = _stream(
-            query, k, v, unit, position, acc, total, top, factor, cap, window,
-            K_DIM, V_DIM, BLOCK_N, BLOCK_K, BLOCK_V, CAPPED, WINDOWED, True, UP,
-        )  # fmt: skip
+    acc, total, top = _stream(
+        query, k, v, unit, position, start, clear, acc, total, top, factor, cap, window,
+        K_DIM, V_DIM, BLOCK_N, BLOCK_K, BLOCK_V, CAPPED, WINDOWED, False, UP,
+    )  # fmt: skip
+    acc, total, top = _stream(
+        query, k, v, unit, position, clear, end, acc, total, top, factor, cap, window,
+        K_DIM, V_DIM, BLOCK_N, BLOCK_K, BLOCK_V, CAPPED, WINDOWED, True, UP,
+    )  # fmt: skip
 
-    acc = acc / tl.where(total == 0, 1.0, total)[:, None]
+    total = tl.max(total, 1)
+    total = tl.where(total == 0, 1.0, total)  # a row that saw nothing has top = -inf, and keeps it
+    acc = acc / total[:, None]
     slot = (tl.load(unit + 3) + listed).to(tl.int64) * heads + head
     dims = tl.arange(0, BLOCK_V)
     tl.store(
         part + slot[:, None] * V_DIM + dims[None], acc,
         mask=there[:, None] & (dims < V_DIM)[None],
     )  # fmt: skip
-    # From base 2 to natural; log2(0) is -inf, which marks a row that saw nothing.
+    # From base 2 to natural.
     tl.store(lse + slot, (top + tl.log2(total)) * 0.6931471805599453, mask=there)
 
 
 @triton.jit
 def _stream(
-    query, k, v, unit, row_position, acc, total, top, factor, cap, window,
+    query, k, v, unit, row_position, start, end, acc, total, top, factor, cap, window,
     K_DIM: tl.constexpr, V_DIM: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
     BLOCK_V: tl.constexpr, CAPPED: tl.constexpr, WINDOWED: tl.constexpr, MASKED: tl.constexpr,
     UP: tl.constexpr,
 ):  # fmt: skip
-    """Online softmax over the unit's cells; without masks where all of them are visible to all."""
-    start, end = tl.load(unit + 4), tl.load(unit + 5)
+    """Online softmax over positions ``start .. end``; unmasked where every row sees every one."""
     offset0 = tl.load(unit + 7)
     if MASKED:
         cut1, offset1 = tl.load(unit + 8), tl.load(unit + 9)
         cut2, offset2 = tl.load(unit + 10), tl.load(unit + 11)
         cut3, offset3 = tl.load(unit + 12), tl.load(unit + 13)
-    k_dims, v_dims = tl.arange(0, BLOCK_K), tl.arange(0, BLOCK_V)
     for first in range(start, end, BLOCK_N):
         position = first + tl.arange(0, BLOCK_N)
         cell = position + offset0
-        k_mask = (k_dims < K_DIM)[None]
-        v_mask = (v_dims < V_DIM)[None]
         if MASKED:
             cell = tl.where(position >= cut1, position + offset1, cell)
             cell = tl.where(position >= cut2, position + offset2, cell)
             cell = tl.where(position >= cut3, position + offset3, cell)
-            written = (cell >= 0) & (position < end)
-            k_mask = k_mask & written[:, None]
-            v_mask = v_mask & written[:, None]
-        keys = tl.load(k + cell[:, None] * K_DIM + k_dims[None], mask=k_mask, other=0.0)  # [N, K]
-        if UP:
-            keys = keys.to(tl.float32)
+        written = (cell >= 0) & (position < end)
+        keys = _load_cells(k, cell, written, K_DIM, BLOCK_K, MASKED, UP)  # [N, K]
         scores = tl.dot(query, tl.trans(keys), input_precision="ieee") * factor  # [M, N]
         if CAPPED:
             # cap * tanh(x), with exp2(2 x log2 e) at hand: the factor has it all.
@@ -182,12 +180,31 @@ def _stream(
             base = tl.where(highest == -float("inf"), 0.0, highest)
         weights = tl.exp2(scores - base[:, None])
         shrink = tl.exp2(top - base)
-        total = total * shrink + tl.sum(weights, 1)
         top = highest
-        values = tl.load(v + cell[:, None] * V_DIM + v_dims[None], mask=v_mask, other=0.0)  # [N, V]
-        if UP:
-            values = values.to(tl.float32)
-        acc = tl.dot(
-            weights.to(values.dtype), values, acc * shrink[:, None], input_precision="ieee"
-        )
+        weights = weights.to(query.dtype)
+        # The sum as a product, too: its order then is that of the matrix instruction, not that of
+        # a layout over threads, which changes with the size of the block.
+        ones = tl.full([BLOCK_N, 16], 1.0, query.dtype)
+        total = tl.dot(weights, ones, total * shrink[:, None], input_precision="ieee")
+        values = _load_cells(v, cell, written, V_DIM, BLOCK_V, MASKED, UP)  # [N, V]
+        acc = tl.dot(weights, values, acc * shrink[:, None], input_precision="ieee")
     return acc, total, top
+
+
+@triton.jit
+def _load_cells(
+    pool, cell, written, DIM: tl.constexpr, BLOCK: tl.constexpr, MASKED: tl.constexpr,
+    UP: tl.constexpr,
+):  # fmt: skip
+    """K or V of some cells; zeros where none is written, whatever the memory there holds."""
+    dims = tl.arange(0, BLOCK)
+    at = pool + cell[:, None] * DIM + dims[None]
+    if MASKED:
+        rows = tl.load(at, mask=written[:, None] & (dims < DIM)[None], other=0.0)
+    elif DIM == BLOCK:
+        rows = tl.load(at)
+    else:
+        rows = tl.load(at, mask=(dims < DIM)[None], other=0.0)
+    if UP:  # the interpreter multiplies bfloat16 wrongly
+        rows = rows.to(tl.float32)
+    return rows

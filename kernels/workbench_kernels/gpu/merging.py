@@ -58,12 +58,11 @@ def merge_kernel(
     first, last = tl.load(parts_at + row), tl.load(parts_at + row + 1)
     dims = tl.arange(0, BLOCK_D)
     acc = tl.zeros([BLOCK_D], tl.float32)
+    top = tl.full([], -float("inf"), tl.float32)
+    total = tl.full([], 0.0, tl.float32)
     if SINKS:
         top = tl.load(sinks + head)
-        total = 1.0
-    else:
-        top = -float("inf")
-        total = 0.0
+        total += 1.0
     for at in range(first, last, BLOCK_P):
         which = at + tl.arange(0, BLOCK_P)
         slot = tl.load(parts + which, mask=which < last, other=0).to(tl.int64) * heads + head
