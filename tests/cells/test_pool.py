@@ -81,6 +81,17 @@ def test_fragments_are_chained_largest_first():
     assert pool.allocate(15) == [(0, 10), (20, 5)]
 
 
+def test_a_chain_ends_in_a_hole_that_fits_the_rest():
+    """The largest hole first; what is left goes by the policy, not into the next largest."""
+    for high, rest in ((False, (10, 2)), (True, (26, 2))):
+        pool = CellPool(40)
+        (whole,) = pool.allocate(40)
+        assert whole == (0, 40)
+        for hole in (Span(10, 5), Span(20, 3), Span(25, 3), Span(30, 9)):
+            pool.release(hole)
+        assert pool.allocate(11, high=high) == [(30, 9), rest]
+
+
 def test_branches_take_the_high_end():
     pool = CellPool(100)
     assert pool.allocate(10, high=True) == [(90, 10)]

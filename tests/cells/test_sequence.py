@@ -99,8 +99,43 @@ def test_a_cut_leaves_positions_where_they_are():
     assert sequence.runs(40) == (Run(0, 5, 0), Run(20, 20, 20))
     branch = sequence.branch(25)
     assert (branch.gap, branch.num_cells) == (15, 10)
+
+
+@pytest.mark.parametrize("first", [(0, 5), (10, 12), (25, 30)], ids=["front", "middle", "end"])
+@pytest.mark.parametrize("second", [(7, 9), (14, 20), (22, 24)])
+def test_a_second_gap_is_refused_and_changes_nothing(first, second):
+    pool = CellPool(100)
+    sequence = grown(pool, 30, length=30)
+    out = sequence.cut(*first)
+    runs, gap = sequence.runs(30), sequence.gap
     with pytest.raises(AssertionError, match="must touch"):
-        sequence.cut(24, 25)
+        sequence.cut(*second)
+    assert (sequence.runs(30), sequence.gap) == (runs, gap)
+    pool.check([*sequence.spans, *out.spans])
+
+
+def test_a_gap_grows_at_both_of_its_ends():
+    sequence = grown(CellPool(100), 30, length=30)
+    for start, end in ((10, 12), (8, 10), (12, 20), (5, 22)):
+        sequence.cut(start, end)
+    assert sequence.runs(30) == (Run(0, 5, 0), Run(22, 8, 22))
+    assert sequence.gap == 17
+
+
+def test_everything_can_be_cut_and_positions_go_on():
+    sequence = grown(CellPool(20), 6, length=6)
+    sequence.cut(0, 6).drop()
+    sequence.grow(4)
+    assert sequence.runs(10) == (Run(0, 4, 6),)
+    assert (sequence.num_cells, sequence.capacity) == (4, 10)
+
+
+def test_a_cut_sequence_adopts_nothing():
+    pool = CellPool(100)
+    leader, follower = grown(pool, 20, length=20), grown(pool, 20, length=10)
+    follower.cut(2, 4)
+    with pytest.raises(AssertionError, match="depend on what was cut"):
+        follower.adopt(leader, 20)
 
 
 def test_forgetting_computed_positions_keeps_their_cells():

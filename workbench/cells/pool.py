@@ -42,15 +42,20 @@ class CellPool:
             msg = f"{num_cells} cells wanted, {self.num_free} of {self.num_cells} are free"
             raise CellsExhausted(msg)
         taken: list[Span] = []
-        while num_cells > 0:
-            fitting = [hole for hole in self._holes if hole.length >= num_cells]
-            if fitting:
-                hole = min(fitting, key=lambda h: (h.length, -h.start)) if high else fitting[0]
-            else:
-                hole = max(self._holes, key=lambda h: h.length)
+        # Sorted once: a chain through hundreds of holes must not search them all for every link.
+        for hole in sorted(self._holes, key=lambda h: h.length, reverse=True):
+            if not num_cells:
+                break
+            if hole.length >= num_cells:
+                hole = self._fitting(num_cells, high)
             taken.append(self._carve(hole, min(num_cells, hole.length), high))
             num_cells -= taken[-1].length
         return taken
+
+    def _fitting(self, num_cells: int, high: bool) -> Span:
+        """Of the holes that are large enough: low, the first; high, the smallest."""
+        fitting = (hole for hole in self._holes if hole.length >= num_cells)
+        return min(fitting, key=lambda h: (h.length, -h.start)) if high else next(fitting)
 
     def _carve(self, hole: Span, num_cells: int, high: bool) -> Span:
         rest = hole.length - num_cells

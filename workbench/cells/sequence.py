@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
-
 from workbench.cells.pool import CellPool, Span
 from workbench_kernels.tiles import Run
 
@@ -128,11 +126,14 @@ class Sequence:
                 out._append(Span(part.start, part.length))
             if run_end > end:
                 kept.append(_clip(run, end, run_end))
+        # Positions without a cell, also before the first run and after the last.
+        ends = [0, *(run.position + run.length for run in kept)]
+        begins = [*(run.position for run in kept), self.capacity]
+        gaps = sum(end != begin for end, begin in zip(ends, begins, strict=True))
+        assert gaps <= 1, "a cut must touch the one before"
         out.length = out.capacity
         self._runs = kept
         self.gap += out.num_cells
-        gaps = sum(a.position + a.length != b.position for a, b in pairwise(kept))
-        assert gaps <= 1, "a cut must touch the one before"
         return out
 
     def drop(self) -> None:
