@@ -17,8 +17,7 @@ class Block(NamedTuple):
 
     Attributes:
         rows: packed query rows (row x head of a group) of one program.
-        warps: its warps. One per 16 rows: then every warp computes 16 rows over all cells of a
-            block, and a row's sums have the same order in every block size.
+        warps: its warps.
         stages: how many blocks of cells are in flight.
     """
 

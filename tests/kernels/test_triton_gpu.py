@@ -20,8 +20,8 @@ pytestmark = [
 DEVICE = torch.device("cuda")
 BF16 = torch.bfloat16
 # Inputs are equal on both sides; what is left is the rounding of the softmax weights and of the
-# output to 8 bits, each of values near 1 where a row averages over hundreds of cells or more.
-BOUND = 1e-2
+# output to 8 bits, each of values near 3 where a row sees few cells.
+BOUND = 3e-2
 
 
 def step(slices, *, dim=128, heads=32, kv_heads=8, dtype=BF16):

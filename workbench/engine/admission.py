@@ -256,10 +256,10 @@ class Admission:
                 self._line.remove(entry)
             elif not openings_wait:
                 spec = entry.spec
-                session = self._open(spec, insist=True)
-                if session is not None:
+                opened = self._open(spec, insist=True)
+                if opened is not None:
                     self._line.remove(entry)
-                    entry.session = session
+                    entry.session = opened
                     entry.finish()
                 elif self._fits_once_others_leave(spec, spec.budget):
                     return self._moves > before

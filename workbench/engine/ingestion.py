@@ -105,7 +105,7 @@ class Ingestion:
         session = work.session if isinstance(work, Rebuild) else work
         if session.error is not None or not session.resident or session.leaving:
             return 0
-        if _replays(work):
+        if isinstance(work, Rebuild) or work.line.pending:
             return work.line.pending
         return min(work.ticks.tokens, self.windows.room(work))
 

@@ -16,7 +16,7 @@ from typing import NamedTuple
 from workbench_kernels.tiles import Run, SliceRows, TilePlan
 from workbench_kernels.tuning import Sizes
 
-PIECES = 4  # a part is cut once more where it has more pieces: runs, and holes between them
+PIECES = 4  # runs and holes a part may have before it is cut again: `Unit` has so many offsets
 HOLE = -(2**30)  # offset of a hole: every cell of it comes out negative
 
 
