@@ -138,14 +138,6 @@ def test_a_cut_sequence_adopts_nothing():
         follower.adopt(leader, 20)
 
 
-def test_forgetting_computed_positions_keeps_their_cells():
-    sequence = grown(CellPool(10), 10, length=8)
-    sequence.rewind(5)
-    assert (sequence.length, sequence.capacity) == (5, 10)
-    with pytest.raises(AssertionError):
-        sequence.rewind(6)
-
-
 @settings(max_examples=150, deadline=None)
 @given(st.data())
 def test_any_history_of_sequences_maps_positions_to_the_same_cells(data):

@@ -103,11 +103,6 @@ class Sequence:
                 self.pool.release(Span(part.start, part.length))
         self.length = end
 
-    def rewind(self, length: int) -> None:
-        """Forget what was computed from position ``length`` on; its cells stay."""
-        assert length <= self.length, "cannot rewind forwards"
-        self.length = length
-
     def cut(self, start: int, end: int) -> Sequence:
         """Cut positions ``start .. end`` out; they must touch what was cut before.
 
