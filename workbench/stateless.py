@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from typing import Any
 
@@ -53,7 +54,9 @@ class StatelessEngine(StepEngine):
 
     async def generate_async(self, prompt: str, **options: Any) -> Answer:
         """`generate` for a coroutine; cancelling the coroutine cancels the request."""
-        return await self.generate_start(prompt, **options)
+        timeout = options.pop("timeout", None)
+        answer = self.generate_start(prompt, **options)
+        return await asyncio.wait_for(answer._result(), timeout)
 
     def generate_start(
         self,

@@ -112,10 +112,20 @@ def test_cancelling_and_closing_leave_nothing_behind(still):
             answer.result()
 
 
+def test_who_leaves_the_line_lets_the_others_share(still):
+    answers = [still.generate_start(f"{LONG}{i}?", max_tokens=3) for i in range(4)]
+    still.step()
+    answers[1].cancel()
+    run_until_idle(still)
+    common = len(still.tokens.prompt(LONG + "0?")) - 3
+    assert [answer.shared_tokens for answer in answers] == [0, 0, common, common]
+    assert still.questions._prompts == {}
+
+
 def test_from_another_thread_and_as_a_coroutine(engine):
     import asyncio
 
     answer = engine.generate("what is this?", max_tokens=3, timeout=60)
-    again = asyncio.run(engine.generate_async("what is this?", max_tokens=3))
+    again = asyncio.run(engine.generate_async("what is this?", max_tokens=3, timeout=60))
     assert answer.token_ids == again.token_ids and answer.session_name == ""
     assert_recomputes(engine.decoder.model, answer, 5e-5)

@@ -197,6 +197,18 @@ def test_memory_is_flat_over_thousands_of_ticks(still):
 # Evict.
 
 
+def test_a_deep_queue_evicts_no_row_before_its_cells_are_needed(still):
+    session = still.open("s", cells=160, overflow="evict", max_pending=1000)
+    for number in range(100):
+        session.push(row(number))
+    seen = []
+    while still.step():
+        if session.version > 20:
+            seen.append(len(session.token_ids))
+    assert session.version == 100 and len(seen) > 5
+    assert min(seen) >= 160 * 3 // 4 - 12
+
+
 @pytest.mark.parametrize("family", ["llama", "gemma2"])
 def test_evicting_drops_the_oldest_whole_rows_and_keeps_the_prompt(make_engine, family):
     engine = make_engine(family, start=False, cells=1024, limits=StepLimits(tokens=24))

@@ -33,8 +33,8 @@ class Questions:
 
     def __init__(self, core: Core) -> None:
         self.core = core
-        # Stateless prompts being computed, by their first stretch, and who waits to share them.
-        self._prompts: dict[bytes, list[Question]] = {}
+        # Stateless prompts being computed, by their first stretch: whose, and who waits to share.
+        self._prompts: dict[bytes, tuple[Question, list[Question]]] = {}
 
     # From the ask to a place in the scheduler.
 
@@ -84,17 +84,19 @@ class Questions:
     def _place_stateless(self, question: Question) -> None:
         """Prompts that begin alike are computed once: the later ones wait for the first."""
         first = array("i", question.ids[:STRETCH]).tobytes()
-        if len(question.ids) > STRETCH and first in self._prompts:
-            self._prompts[first].append(question)
-            return
-        self._prompts.setdefault(first, [])
-        self._queue(question)
+        leader, waiting = self._prompts.setdefault(first, (question, []))
+        if leader is not question and len(question.ids) > STRETCH:
+            waiting.append(question)
+        else:
+            self._queue(question)
 
     def _prompt_done(self, question: Question) -> None:
-        waiting = self._prompts.pop(array("i", question.ids[:STRETCH]).tobytes(), [])
-        for follower in waiting:
-            if follower.work in self.core.works:
-                self._queue(follower)
+        """A stateless prompt is computed, or will not be: who waited to share it goes on."""
+        first = array("i", question.ids[:STRETCH]).tobytes()
+        if first in self._prompts and self._prompts[first][0] is question:
+            for follower in self._prompts.pop(first)[1]:
+                if follower.work in self.core.works:
+                    self._queue(follower)
 
     def _queue(self, question: Question) -> None:
         session = question.session

@@ -112,11 +112,13 @@ class Windows:
 
     def _evict(self, session: Ingest, window: Window) -> None:
         line, rows = session.line, window.rows
-        short = session.ticks.tokens - self.room(session)
-        if short <= 0 or line.pending:
+        stretch = max(1, session.budget // 8)
+        room = self.room(session)
+        # However much is queued, rows leave a stretch at a time, and only when they have to.
+        if line.pending or room >= min(stretch, session.ticks.tokens):
             return
         if rows.num_tokens and not window.retired:
-            place = rows.first_after(min(max(session.budget // 8, short), rows.num_tokens))
+            place = rows.first_after(min(stretch, rows.num_tokens))
             at = rows.head + line.sequence.gap
             self.core.prefixes.remove(line)
             line.digests.clear()
