@@ -19,8 +19,8 @@ def name_of(requirement: str) -> str:
 
 def test_public_names():
     assert sorted(workbench.__all__) == [
-        "Answer", "Engine", "Feed", "FlashQuery", "Session", "Tick", "WorkbenchError",
-        "current_engine", "dashboard",
+        "Answer", "Backtest", "Engine", "Feed", "FlashQuery", "Moment", "Session", "Tick",
+        "WorkbenchError", "current_engine", "dashboard", "row", "version",
     ]  # fmt: skip
     for name in workbench.__all__:
         assert getattr(workbench, name)

@@ -5,23 +5,29 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from workbench.answer import Answer
+    from workbench.backtest import Backtest
     from workbench.errors import WorkbenchError
     from workbench.flash.query import FlashQuery
     from workbench.front import Engine, current_engine
+    from workbench.moment import Moment, row, version
     from workbench.session import Session
     from workbench.streams.feed import Feed
     from workbench.tick import Tick
 
 __all__ = [
     "Answer",
+    "Backtest",
     "Engine",
     "Feed",
     "FlashQuery",
+    "Moment",
     "Session",
     "Tick",
     "WorkbenchError",
     "current_engine",
     "dashboard",
+    "row",
+    "version",
 ]
 
 __version__ = "0.1.0"
@@ -31,14 +37,18 @@ __version__ = "0.1.0"
 # libraries, and the engine must import without the notebook's.
 _HOMES = {
     "Answer": "workbench.answer",
+    "Backtest": "workbench.backtest",
     "Engine": "workbench.front",
     "Feed": "workbench.streams.feed",
     "FlashQuery": "workbench.flash.query",
+    "Moment": "workbench.moment",
     "Session": "workbench.session",
     "Tick": "workbench.tick",
     "WorkbenchError": "workbench.errors",
     "current_engine": "workbench.front",
     "dashboard": "workbench.notebook.dashboard",
+    "row": "workbench.moment",
+    "version": "workbench.moment",
 }
 
 

@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Callable, Generator, Iterator
 from typing import Any
 
 from workbench.errors import Cancelled
+from workbench.moment import Moment
 from workbench.waiting import Completion
 
 _EMPTY: array[int] = array("i")
@@ -29,6 +30,9 @@ class Answer(Completion):
             probability (they sum to 1).
         token_ids, logprobs: the answer's tokens and the model's natural-log probability of each.
         version, position, row: the session's version, tokens and rows it was computed at.
+        at: the earlier moment that was asked for, if one was.
+        context: tokens read before the question; of a stateless prompt all but its own words.
+        stateless: whether everything was computed for it alone, without a session's cells.
         from_flash: whether it is a flash query's fresh answer, handed over without a forward.
         drafted, accepted: tokens that were guessed from the context, and how many were right.
         shared_tokens: tokens of a stateless prompt that were computed already.
@@ -50,6 +54,9 @@ class Answer(Completion):
         self.version = -1
         self.position = -1
         self.row = -1
+        self.at: Moment | None = None
+        self.context = 0
+        self.stateless = False
         self.from_flash = False
         self.asked_at = time.perf_counter()
         self.time = time.time()
@@ -155,9 +162,12 @@ class Answer(Completion):
         if self.error is not None:
             return f"Answer({self.text!r}, {self.finish_reason}: {self.error})"
         how = "flash" if self.from_flash else f"TTFT {self.ttft_ms:.1f} ms"
+        when = "stateless" if self.stateless else f"version {self.version}"
+        if self.at is not None:
+            when = f"as of {self.at}, {when}"
         return (
-            f"Answer({self.text!r}, confidence {self.confidence:.2f}, version {self.version}, "
-            f"{self.position:,} tokens, {how}, total {self.total_ms:.3g} ms)"
+            f"Answer({self.text!r}, confidence {self.confidence:.2f}, {when}, "
+            f"{self.context:,} tokens, {how}, total {self.total_ms:.3g} ms)"
         )
 
     # What the engine does to it.
@@ -168,6 +178,8 @@ class Answer(Completion):
         """Fix the moment it is answered as of; the log may grow, its first tokens stay."""
         self._context, self._num_context = context, num_context
         self.position, self.version, self.row = position, version, row
+        if not self.stateless:
+            self.context = num_context
         self.queue_ms = self._since_ask()
 
     def asks_with(self, question_ids: list[int], on_cancel: Callable[[], None]) -> None:
@@ -214,6 +226,7 @@ class Answer(Completion):
         copy.text, copy.choice, copy.probabilities = self.text, self.choice, self.probabilities
         copy.token_ids, copy.logprobs = self.token_ids, self.logprobs
         copy.version, copy.position, copy.row = self.version, self.position, self.row
+        copy.context = self.context
         copy._context, copy._num_context = self._context, self._num_context
         copy._question_ids = self._question_ids
         copy.from_flash, copy.finish_reason = True, self.finish_reason

@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from workbench.errors import warn
 
@@ -64,6 +65,14 @@ class Faulted(Event):
     message: str
 
 
+class StepShare(NamedTuple):
+    """What one session had of a step; ``session`` is "" for stateless requests."""
+
+    session: str
+    phase: str
+    tokens: int
+
+
 @dataclass(frozen=True, kw_only=True)
 class Planned(Event):
     """One step ran: tokens by phase, slices in the batch, and seconds it took.
@@ -71,6 +80,8 @@ class Planned(Event):
     ``ingest_limit`` is how many tokens ingestion might have taken, and ``limited_by`` why no more:
     "idle" (the whole step was its own), "target" (the step time aimed at while a question is under
     way; ``predicted_s`` is the cost model's) or "floor" (the least that ingestion always gets).
+    It began ``duration_s`` before ``time``; ``shares`` says whose tokens they were, by phase:
+    "decode", "question", "ingest", "flash" or "background".
     """
 
     step: int
@@ -84,6 +95,7 @@ class Planned(Event):
     predicted_s: float = 0.0
     ingest_limit: int = 0
     limited_by: str = ""
+    shares: tuple[StepShare, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,8 +110,8 @@ class TokenOut(Event):
 class Answered(Event):
     """A question was answered; times in milliseconds from the ask.
 
-    ``drafted`` tokens were guessed, of which ``accepted`` were right. A stateless request has no
-    session.
+    ``drafted`` tokens were guessed, of which ``accepted`` were right. ``context`` tokens were read
+    before the question: computed for it alone where it is ``stateless``, kept ones otherwise.
     """
 
     question: str
@@ -112,6 +124,8 @@ class Answered(Event):
     choices: bool
     drafted: int = 0
     accepted: int = 0
+    stateless: bool = False
+    context: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)

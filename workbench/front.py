@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import os
 import threading
 import weakref
@@ -13,6 +14,8 @@ import torch
 
 from workbench.engine.admission import Opening, SessionSpec
 from workbench.engine.calibrate import calibrate
+from workbench.engine.floor import Floor, weights_bandwidth
+from workbench.engine.holdings import Holding, holdings
 from workbench.engine.model import load
 from workbench.engine.tokens import Tokens
 from workbench.engine.work import Ingest, Overflow
@@ -313,6 +316,35 @@ class Engine(StatelessEngine):
             ttft_ms_p95=percentile(ttft, 0.95), lag_s_p50=percentile(lag, 0.5),
             lag_s_p95=percentile(lag, 0.95),
         )  # fmt: skip
+
+    def holdings(self) -> list[Holding]:
+        """Who holds which cells now; cells in several holdings are shared, in none free."""
+        return self.call(lambda: holdings(self.core))
+
+    @functools.cached_property
+    def floor(self) -> Floor:
+        """The bytes that an answer of this model must read."""
+        return Floor.of(self.decoder.model)
+
+    @functools.cached_property
+    def bandwidth(self) -> float:
+        """Bytes per second at which this machine reads the weights: measured once, when asked for.
+
+        It takes as long as some ten forwards of one token, between two steps.
+        """
+        weights = [weight for weight in self.decoder.model.parameters() if weight.ndim > 1]
+        return self.call(lambda: weights_bandwidth(weights))
+
+    def floor_ms(self, context: int, forwards: int = 1) -> float:
+        """The least milliseconds an answer can take: the bytes it must read, at ``bandwidth``.
+
+        Arithmetic and everything else count as free, so no engine on this machine gets below it.
+
+        Args:
+            context: tokens read before the answer, the question's included.
+            forwards: one for a choice or a first token, and one for each token after it.
+        """
+        return self.floor.ms(context, 0, forwards, self.bandwidth)
 
     def push_lock(self, ingest: Ingest) -> threading.Lock:
         """Orders the pushes of one session, so that what is checked is what is queued."""

@@ -74,12 +74,15 @@ class StatelessEngine(StepEngine):
             msg = f"expected the prompt as text, got {type(prompt).__name__}"
             raise QuestionError(msg)
         answer = Answer(prompt, "")
+        answer.stateless = True
         closed = closed_answers(choices)
         sampling = Sampling(max_tokens, stops(stop), temperature, top_p, seed)
         question = Question(
             self.core.next_id(), Kind.QUESTION, None, answer, self.tokens.prompt(prompt), sampling,
             [self.tokens.choice(c) for c in closed], list(closed),
         )  # fmt: skip
+
+        answer.context = len(question.ids)
 
         def cancel() -> None:
             if not self.closed:

@@ -22,7 +22,7 @@ class Tick(Completion):
         token_ids: its tokens, as the model reads them.
         version: the session's version once it became visible, else None.
         from_stream: whether a background stream queued it.
-        row_starts: where in ``token_ids`` its rows begin, if the session has a window.
+        row_starts: where in ``token_ids`` its rows begin; -1 for one that begins inside a token.
     """
 
     def __init__(

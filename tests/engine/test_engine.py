@@ -59,6 +59,12 @@ def test_one_step_mixes_decode_prefill_and_ingestion_of_several_sessions(still):
     a.push("more data here")
     still.step()
     assert planned[-1].decode == 1 and planned[-1].question > 1 and planned[-1].ingest == 4
+    assert set(planned[-1].shares) == {
+        ("a", "decode", 1), ("b", "question", planned[-1].question), ("a", "ingest", 4),
+    }  # fmt: skip
+    assert sum(e.ingest for e in planned) == sum(
+        share.tokens for e in planned for share in e.shares if share.phase == "ingest"
+    )
     run_until_idle(still)
     assert one.done and two.done
     for answer in (one, two):

@@ -3,7 +3,7 @@
 import pytest
 
 from workbench.errors import CellsExhausted, EngineClosed, QuestionError
-from workbench.events import Planned
+from workbench.events import Answered, Planned
 from workbench.scheduler.scheduler import StepLimits
 from workbench.testing import assert_recomputes, check_books, run_until_idle
 
@@ -129,3 +129,40 @@ def test_from_another_thread_and_as_a_coroutine(engine):
     again = asyncio.run(engine.generate_async("what is this?", max_tokens=3, timeout=60))
     assert answer.token_ids == again.token_ids and answer.session_name == ""
     assert_recomputes(engine.decoder.model, answer, 5e-5)
+
+
+# A session's context without the session.
+
+
+def test_a_stateless_ask_computes_everything_anew_and_answers_the_same(make_engine):
+    engine = make_engine(start=False, cells=2048, watermark=512, limits=StepLimits(tokens=64))
+    session = engine.open("s", prompt="You watch.", cells=600)
+    session.push([f"row {i}" for i in range(20)])
+    run_until_idle(engine)
+    kept = session.ask_start("so?", max_tokens=4)
+    run_until_idle(engine)
+    events = []
+    engine.events.subscribe(events.append)
+    for _ in range(2):  # the second finds nothing of the first
+        answer = session.ask_stateless_start("so?", max_tokens=4)
+        run_until_idle(engine)
+        assert answer.result().token_ids == kept.token_ids
+        assert answer.stateless and answer.context == session.position == kept.context
+        assert answer.input_ids == kept.input_ids and answer.shared_tokens == 0
+        assert_recomputes(engine.decoder.model, answer, 5e-5)
+    computed = sum(e.question for e in events if isinstance(e, Planned))
+    assert computed == 2 * len(kept.input_ids)
+    first, _ = [e for e in events if isinstance(e, Answered)]
+    assert (first.stateless, first.context, first.session) == (True, session.position, "s")
+    assert engine.pool.num_free == 2048 - 600 and "stateless" in repr(answer)
+
+
+def test_a_stateless_ask_that_does_not_fit_says_so(make_engine):
+    engine = make_engine(cells=1024, watermark=128)
+    session = engine.open("s", cells=600)
+    session.push("x" * 200).wait()
+    with pytest.raises(CellsExhausted, match="questions have 128"):
+        session.ask_stateless("so?")
+    choice = engine.open("t", cells=64)
+    choice.push("up").wait()
+    assert choice.ask_stateless("so?", choices=["up", "down"], timeout=30).choice in ("up", "down")

@@ -18,7 +18,7 @@ import torch
 
 import workbench as wb
 from workbench.bench import machine
-from workbench.bench.floor import Floor
+from workbench.engine.floor import Floor, weights_bandwidth
 from workbench.bench.model import load_plain
 from workbench.bench.peers import Stateless, Warm, WarmStatic
 from workbench.bench.stream import SCHEMA, bars, take
@@ -182,7 +182,7 @@ class Contenders:
     def bandwidth(self) -> float:
         """Bytes per second at which the session's own weights can be read."""
         weights = [p for p in self.engine.decoder.model.parameters() if p.dim() > 1]
-        return self.engine.call(lambda: machine.weights_bandwidth(weights))
+        return self.engine.call(lambda: weights_bandwidth(weights))
 
     # Truth.
 

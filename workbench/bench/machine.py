@@ -7,13 +7,11 @@ import platform
 import re
 import statistics
 import time
-from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 PACKAGES = ("workbench", "torch", "transformers", "tokenizers", "numpy", "triton")
 BUFFER_BYTES = 1 << 30  # far beyond any cache
@@ -56,22 +54,6 @@ def short_name(name: str) -> str:
     """A CPU's name as part of a file name: ``AMD EPYC 9654 (TM) @ 2.4GHz`` -> ``amd-epyc-9654``."""
     name = re.sub(r"\((r|tm)\)|@.*|\b(cpu|processor|\d+-core)\b", " ", name.lower())
     return "-".join(re.findall(r"[a-z0-9]+", name)) or "cpu"
-
-
-def weights_bandwidth(weights: Sequence[Tensor], repeats: int = 9) -> float:
-    """Bytes per second that torch's threads read these very tensors: all of them in turn, median.
-
-    A virtual machine's memory is not all equally fast, so what a model can do at best depends on
-    where its weights came to lie.
-    """
-    words = [weight.detach().view(-1).view(torch.int32) for weight in weights]
-    taken = []
-    for _ in range(SPELL + repeats):
-        began = time.perf_counter()
-        for part in words:
-            part.amax()
-        taken.append(time.perf_counter() - began)
-    return sum(part.nbytes for part in words) / statistics.median(taken[SPELL:])
 
 
 def read_bandwidth(repeats: int = 7, num_bytes: int = BUFFER_BYTES) -> float:

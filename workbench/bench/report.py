@@ -18,7 +18,7 @@ from workbench.bench.contenders import (
     QUESTION_TOKENS,
     Measured,
 )
-from workbench.bench.floor import Floor
+from workbench.engine.floor import Floor
 from workbench.bench.peers import Stateless, Warm, WarmStatic
 
 MOST_DRIFT = 0.15  # of the bandwidth from beginning to end, on an idle machine

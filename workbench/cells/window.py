@@ -34,8 +34,8 @@ class WindowRows:
         return self.end - self.left - self.head
 
     def add(self, num_tokens: int, starts: Iterable[int]) -> None:
-        """A tick is complete: its tokens, and where in it rows begin."""
-        self._starts.extend(self.end + start for start in starts)
+        """A tick is complete: its tokens, and where in it rows begin (-1 inside a token)."""
+        self._starts.extend(self.end + start for start in starts if start >= 0)
         self.end += num_tokens
 
     def index(self, place: int) -> int:

@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from workbench.cells.history import History
 from workbench.cells.line import Line
 from workbench.cells.sequence import Sequence
 from workbench.cells.window import WindowRows
@@ -175,7 +176,8 @@ class Admission:
         line = Line(Sequence(self.core.pool), spec.head)
         ticks = TickQueue(spec.name, spec.max_pending, spec.on_full)
         ticks.accepted_tokens = len(spec.head)
-        session = Ingest(self.core.next_id(), spec.name, spec.budget, spec.capacity, line, ticks)
+        session = Ingest(self.core.next_id(), spec.name, spec.budget, spec.capacity, line, ticks,
+                         History(len(spec.head)))  # fmt: skip
         session.evictable, session.resident = spec.evictable, False
         session.now = session.now._replace(position=len(spec.head))
         if spec.overflow != "error":

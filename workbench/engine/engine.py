@@ -26,7 +26,7 @@ from workbench.engine.tokens import Tokens
 from workbench.engine.windows import Windows
 from workbench.engine.work import Ingest, Question, Rebuild
 from workbench.errors import EngineClosed
-from workbench.events import Planned
+from workbench.events import Planned, StepShare
 from workbench.scheduler.cost import CostModel
 from workbench.scheduler.plan import Phase, Plan, Slice
 from workbench.scheduler.scheduler import Scheduler, StepLimits
@@ -106,17 +106,15 @@ class StepEngine:
         return True
 
     def _plan(self) -> Plan:
-        """The scheduler's plan; a prompt that turns out to be computed already is planned anew."""
+        """The scheduler's plan; anew where a question turns out to need less than was planned."""
         while True:
             plan = self.scheduler.plan(self.watermark - self.core.scratch)
-            shared = 0
+            outdated = False
             for work in plan.admitted:
                 question = self.core.works[work]
                 assert isinstance(question, Question)
-                if tokens := self.questions.begin(question):
-                    self.scheduler.ran(work, tokens)
-                    shared += tokens
-            if not shared:
+                outdated |= self.questions.begin(question)
+            if not outdated:
                 return plan
 
     def _prepare(self, piece: Slice) -> _Job:
@@ -177,7 +175,7 @@ class StepEngine:
                 flash=plan.tokens(Phase.FLASH), background=plan.tokens(Phase.BACKGROUND),
                 num_slices=len(plan.slices), duration_s=duration_s,
                 predicted_s=plan.predicted_s, ingest_limit=plan.ingest_limit,
-                limited_by=plan.limited_by,
+                limited_by=plan.limited_by, shares=_shares(jobs),
             )
         )  # fmt: skip
 
@@ -259,6 +257,17 @@ class StepEngine:
     def _read_inbox(self) -> None:
         while self._inbox:
             self._inbox.popleft()()
+
+
+def _shares(jobs: list[_Job]) -> tuple[StepShare, ...]:
+    """Whose tokens a step ran, by session and phase."""
+    tokens: dict[tuple[str, str], int] = {}
+    for job in jobs:
+        work = job.work
+        session = work if isinstance(work, Ingest) else work.session
+        key = (session.name if session is not None else "", job.slice.phase.name.lower())
+        tokens[key] = tokens.get(key, 0) + job.slice.length
+    return tuple(StepShare(name, phase, num) for (name, phase), num in tokens.items())
 
 
 def _run(ref: weakref.ref[StepEngine], wake: threading.Event) -> None:

@@ -145,6 +145,7 @@ class Ingestion:
         finished = session.ticks.consume(num_tokens)
         for tick in finished:
             session.now = session.now.after(tick)
+            session.history.add(tick.num_tokens, tick.rows, tick.row_starts)
             if session.window is not None:
                 session.window.rows.add(tick.num_tokens, tick.row_starts)
             tick.version = session.now.version

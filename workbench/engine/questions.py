@@ -16,7 +16,7 @@ from workbench.engine.core import Core
 from workbench.engine.sampler import Sampler, score_choices
 from workbench.engine.speculate import MAX_DRAFTS, propose, worthwhile
 from workbench.engine.tokens import TextStream
-from workbench.engine.work import Ingest, Question
+from workbench.engine.work import Ingest, Mark, Question
 from workbench.errors import (
     Cancelled,
     CellsExhausted,
@@ -60,7 +60,7 @@ class Questions:
         session, watermark = question.session, self.core.watermark
         position = 0
         if session is not None:
-            position = session.now.position
+            position = self._position(question, session)
             if session.closed:
                 msg = f"session {session.name!r} is closed; open it again to ask"
                 return SessionClosed(msg)
@@ -81,11 +81,18 @@ class Questions:
             )
         return None
 
+    def _position(self, question: Question, session: Ingest) -> int:
+        """Where its branch will begin, as far as one can tell before it does."""
+        try:
+            return session.as_of(question.at).position
+        except QuestionError:
+            return session.now.position
+
     def _place_stateless(self, question: Question) -> None:
         """Prompts that begin alike are computed once: the later ones wait for the first."""
         first = array("i", question.ids[:STRETCH]).tobytes()
         leader, waiting = self._prompts.setdefault(first, (question, []))
-        if leader is not question and len(question.ids) > STRETCH:
+        if leader is not question and len(question.ids) > STRETCH and question.reuse:
             waiting.append(question)
         else:
             self._queue(question)
@@ -100,10 +107,10 @@ class Questions:
 
     def _queue(self, question: Question) -> None:
         session = question.session
+        context = 0 if session is None else self._position(question, session)
         self.core.scheduler.add(
             question.work, question.kind, prefill=question.prefill, tail=question.tail,
-            cells=question.cells, context=0 if session is None else session.now.position,
-            group=0 if session is None else session.work,
+            cells=question.cells, context=context, group=0 if session is None else session.work,
         )  # fmt: skip
 
     def release(self, session: Ingest) -> None:
@@ -129,19 +136,26 @@ class Questions:
 
     # In a step.
 
-    def begin(self, question: Question) -> int:
-        """Branch off the session's present, or start a line of its own; take the scratch cells.
+    def begin(self, question: Question) -> bool:
+        """Branch off its session's line, or start a line of its own; take the scratch cells.
 
         Returns:
-            Tokens of a stateless prompt that need no computing: another line has them.
+            Whether the plan no longer fits: another line has computed part of a stateless prompt,
+            or the moment that was asked for is not there.
         """
-        self.core.scratch += question.cells
         own = len(question.ids) + (0 if question.choices else question.sampling.max_tokens - 1)
         shared = 0
         if question.session is None:
+            self.core.scratch += question.cells
             shared = self._begin_stateless(question, own)
         else:
-            self._begin_branch(question, question.session, own)
+            try:
+                mark = question.session.as_of(question.at)
+            except QuestionError as error:
+                self.fail(question, error)
+                return True
+            self.core.scratch += question.cells
+            self._begin_branch(question, question.session, mark, own)
         assert question.branch is not None
         start = question.answer.position + len(question.ids)
         for ids in question.choices:
@@ -150,21 +164,24 @@ class Questions:
             question.choice_branches.append(child)
         question.sampler = Sampler(question.sampling)
         question.stream = TextStream(self.core.tokens, question.sampling.stop)
-        return shared
+        if shared:
+            self.core.scheduler.ran(question.work, shared)
+        return shared > 0
 
-    def _begin_branch(self, question: Question, session: Ingest, own: int) -> None:
-        now, session.last_used = session.now, self.core.num_steps
+    def _begin_branch(self, question: Question, session: Ingest, mark: Mark, own: int) -> None:
+        session.last_used = self.core.num_steps
         assert session.ready, "a question began before its session's cells were there"
         session.turn_tokens += question.cells
         self.core.reclaim(question.cells)
-        question.branch = session.sequence.branch(now.position)
+        question.branch = session.sequence.branch(mark.position)
         question.branch.grow(own, high=True)
-        question.answer.begin(session.line.token_ids, now.position - session.sequence.gap,
-                              now.position, now.version, now.rows)  # fmt: skip
+        question.answer.begin(session.line.token_ids, mark.position - session.sequence.gap,
+                              mark.position, mark.version, mark.rows)  # fmt: skip
 
     def _begin_stateless(self, question: Question, own: int) -> int:
         line = question.line = Line(Cells(self.core.pool), question.ids)
-        match = self.core.prefixes.match(line, question.ids[:-1])
+        reuse = question.reuse
+        match = self.core.prefixes.match(line, question.ids[:-1]) if reuse else None
         if match is not None:
             line.sequence = match.line.sequence.branch(match.end)
             self.core.touch(match.line)
@@ -323,7 +340,7 @@ class Questions:
             child.drop()
         if question.line is None:
             question.branch.drop()
-        elif keep:
+        elif keep and question.reuse:
             self.core.park(question.line)
         else:
             self.core.prefixes.remove(question.line)
@@ -354,4 +371,5 @@ def answered(answer: Answer) -> Answered:
         queue_ms=answer.queue_ms, ttft_ms=answer.ttft_ms, total_ms=answer.total_ms,
         num_tokens=len(answer.token_ids), from_flash=answer.from_flash,
         choices=answer.choice is not None, drafted=answer.drafted, accepted=answer.accepted,
+        stateless=answer.stateless, context=answer.context,
     )  # fmt: skip

@@ -49,16 +49,15 @@ class Tokens:
     def rows(self, texts: list[str]) -> tuple[list[int], list[int]]:
         """Ids of rows that are read as one text, and where among the ids each row begins.
 
-        A row that begins inside a token, as some tokenizers join a newline with what follows it,
-        is left out of the second list.
+        -1 stands for a row that begins inside a token, as some tokenizers join a newline with what
+        follows it, or of which a slow tokenizer does not say.
 
         Raises:
             RowError: they are not valid Unicode.
         """
         text = "".join(texts)
         if len(texts) < 2 or not self._plain.is_fast:
-            ids = self.data(text)
-            return ids, [0][: len(ids)]
+            return self.data(text), [0, *[-1] * (len(texts) - 1)]
         self._check_unicode(text)
         encoded = self._plain(
             text, add_special_tokens=False, split_special_tokens=True, return_offsets_mapping=True
@@ -67,8 +66,7 @@ class Tokens:
         starts, at = [], 0
         for row in texts:
             index = bisect_left(places, at)
-            if index < len(places) and places[index] == at:
-                starts.append(index)
+            starts.append(index if index < len(places) and places[index] == at else -1)
             at += len(row)
         return list(encoded["input_ids"]), starts
 

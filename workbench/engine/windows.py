@@ -76,6 +76,7 @@ class Windows:
     def _swap(self, session: Ingest, window: Window, rebuild: Rebuild) -> None:
         old = session.line
         gone = window.rows.leave(rebuild.start)
+        session.history.leave(rebuild.start)
         session.line = rebuild.line
         session.now = session.now._replace(position=session.now.position - gone)
         self.core.prefixes.remove(old)
@@ -123,6 +124,7 @@ class Windows:
             self.core.prefixes.remove(line)
             line.digests.clear()
             num_rows, gone = len(rows), rows.leave(place)
+            session.history.leave(place)
             cut = line.sequence.cut(at, at + gone)
             window.retired.append(Retired(cut, session.begun()))
             # A new log: answers given so far keep the one they were computed over.

@@ -7,11 +7,14 @@ from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
 from workbench.answer import Answer
+from workbench.cells.history import History, Place
 from workbench.cells.line import Line
 from workbench.cells.sequence import Sequence
 from workbench.cells.window import WindowRows
 from workbench.engine.sampler import Sampler, Sampling
 from workbench.engine.tokens import TextStream
+from workbench.errors import QuestionError
+from workbench.moment import Moment
 from workbench.scheduler.scheduler import Kind
 from workbench.tick import Tick, TickQueue
 
@@ -83,6 +86,7 @@ class Ingest:
     not complete.
 
     Attributes:
+        history: where its rows and versions ended.
         budget: the most cells it may ever hold.
         capacity: the most tokens its line may have (half the budget where the window is rebuilt).
         evictable: whether its cells may be taken while it is idle.
@@ -101,6 +105,7 @@ class Ingest:
     capacity: int
     line: Line
     ticks: TickQueue
+    history: History
     window: Window | None = None
     evictable: bool = False
     resident: bool = True
@@ -136,6 +141,64 @@ class Ingest:
         data = self.error is None and (self.ticks.tokens > 0 or coming)
         return bool(self.questions) or data
 
+    def as_of(self, moment: Moment | None) -> Mark:
+        """A moment of it, as a question's branch begins there; None is the present.
+
+        Raises:
+            QuestionError: it has not come, has left the window, or lies inside a token.
+        """
+        if moment is None:
+            return self.now
+        newest = self.now.rows if moment.unit == "row" else self.now.version
+        number = moment.number if moment.number >= 0 else newest + moment.number
+        if not 0 <= number <= newest:
+            msg = (
+                f"at={moment}: session {self.name!r} has {self.now.rows:,} rows in "
+                f"{self.now.version:,} versions; expected one of them"
+            )
+            raise QuestionError(msg)
+        history = self.history
+        found = history.row(number) if moment.unit == "row" else history.at_version(number)
+        if found is not None and not self._has_left(found):
+            return Mark(found.version, found.place - self._moved, found.rows)
+        if found is None and moment.unit == "row" and history.has_row(number):
+            msg = (
+                f"at={moment}: the row ends inside a token of this model's tokenizer; expected the "
+                "last row of a tick, or wb.version(n)"
+            )
+            raise QuestionError(msg)
+        msg = (
+            f"at={moment}: those rows have left the window of session {self.name!r}, which holds "
+            "its latest ones; ask as of a later moment, or open it with a larger window"
+        )
+        raise QuestionError(msg)
+
+    def has_come(self, moment: Moment) -> bool:
+        """Whether a moment counted from the beginning is visible already."""
+        newest = self.now.rows if moment.unit == "row" else self.now.version
+        return 0 <= moment.number <= newest
+
+    def visible(self) -> list[int]:
+        """The tokens that a question reads before its own."""
+        return list(self.line.token_ids[: self.now.position - self.sequence.gap])
+
+    @property
+    def first_row(self) -> int:
+        """How many rows have left its window: the first that an answer can see comes next."""
+        if self.window is None:
+            return 0
+        return max(0, self.now.rows - len(self.window.rows))
+
+    @property
+    def _moved(self) -> int:
+        """By how much what was read lies earlier now, since older rows left a rebuilt window."""
+        rebuilt = self.window is not None and self.window.overflow == "rebuild"
+        return self.window.rows.left if self.window is not None and rebuilt else 0
+
+    def _has_left(self, found: Place) -> bool:
+        rows = self.window.rows if self.window is not None else None
+        return rows is not None and rows.left > 0 and found.place <= rows.left + rows.head
+
     def begun(self) -> set[int]:
         """The questions that read its cells now."""
         return {work for work, question in self.questions.items() if question.branch is not None}
@@ -145,7 +208,8 @@ class Ingest:
 class Question:
     """One question, flash evaluation or stateless request, from the ask to the last token.
 
-    A stateless request has no session: ``ids`` is its whole prompt, on a ``line`` of its own.
+    A stateless request has no session: ``ids`` is its whole prompt, on a ``line`` of its own;
+    unless ``reuse``, it computes all of it, whoever has computed the same.
     """
 
     work: int
@@ -157,7 +221,9 @@ class Question:
     choices: list[list[int]] = field(default_factory=list)
     choice_texts: list[str] = field(default_factory=list)
     after: Tick | None = None  # not before this tick is visible
+    at: Moment | None = None  # as of an earlier moment
     line: Line | None = None
+    reuse: bool = True
     branch: Sequence | None = None
     choice_branches: list[Sequence] = field(default_factory=list)
     sampler: Sampler | None = None

@@ -7,9 +7,16 @@ engine gets below this.
 
 from __future__ import annotations
 
+import statistics
+import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
+from torch import Tensor
 from transformers import PreTrainedModel
+
+SPELL = 3  # readings in a row; a process that has just been idle is slow for the first
 
 
 @dataclass(frozen=True)
@@ -53,3 +60,19 @@ class Floor:
     def ms(self, context: int, question: int, forwards: int, bandwidth: float) -> float:
         """The same in milliseconds, at ``bandwidth`` bytes per second."""
         return self.bytes_read(context, question, forwards) / bandwidth * 1e3
+
+
+def weights_bandwidth(weights: Sequence[Tensor], repeats: int = 9) -> float:
+    """Bytes per second that torch's threads read these very tensors: all of them in turn, median.
+
+    A virtual machine's memory is not all equally fast, so what a model can do at best depends on
+    where its weights came to lie.
+    """
+    words = [weight.detach().view(-1).view(torch.int32) for weight in weights]
+    taken = []
+    for _ in range(SPELL + repeats):
+        began = time.perf_counter()
+        for part in words:
+            part.amax()
+        taken.append(time.perf_counter() - began)
+    return sum(part.nbytes for part in words) / statistics.median(taken[SPELL:])

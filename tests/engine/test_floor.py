@@ -1,0 +1,35 @@
+"""The least an answer can take: bytes from the model's own shapes, at a measured bandwidth."""
+
+import pytest
+
+from workbench.engine.floor import Floor, weights_bandwidth
+
+
+def test_an_engine_knows_what_it_must_read(engine):
+    model = engine.decoder.model
+    kept = sum(w.nbytes for w in model.parameters()) - model.get_input_embeddings().weight.nbytes
+    assert engine.floor == Floor(kept, engine.decoder.bytes_per_cell)
+
+
+def test_a_floor_grows_with_context_and_with_every_forward(engine):
+    engine.__dict__["bandwidth"] = 1e9
+    floor = engine.floor
+    assert engine.floor_ms(0) == pytest.approx(floor.weight_bytes / 1e6)
+    per_token = floor.kv_bytes_per_token / 1e6
+    assert engine.floor_ms(1000) - engine.floor_ms(0) == pytest.approx(1000 * per_token)
+    eight = 8 * engine.floor_ms(1000) + sum(range(8)) * per_token
+    assert engine.floor_ms(1000, forwards=8) == pytest.approx(eight)
+
+
+def test_bandwidth_is_measured_in_the_engines_own_thread(engine, monkeypatch):
+    import threading
+
+    names = []
+
+    def measure(weights):
+        names.append(threading.current_thread().name)
+        return weights_bandwidth(weights)
+
+    monkeypatch.setattr("workbench.front.weights_bandwidth", measure)
+    assert engine.bandwidth > 0 and engine.bandwidth == engine.bandwidth
+    assert names == ["workbench"]
