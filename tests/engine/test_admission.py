@@ -272,6 +272,9 @@ ACTIONS = st.lists(
                 "ask",
                 "choose",
                 "flash",
+                "ask earlier",
+                "backtest",
+                "stateless",
                 "close",
                 "generate",
                 "cancel",
@@ -306,7 +309,7 @@ def test_whatever_is_accepted_completes_and_the_books_balance_at_every_step(acti
 
 
 def play(engine, actions):
-    sessions, waiting, work, answers = [], [], [], []
+    sessions, waiting, work, answers, tests = [], [], [], [], []
     actions = [("open", 1, 40), ("open", 4, 30), *actions]
     for number, (action, which, size) in enumerate(actions):
         waiting = settle(engine, waiting, sessions)
@@ -340,6 +343,17 @@ def play(engine, actions):
         elif action == "choose":
             answer = session.ask_start("which?", choices=["up", "down", "no idea"])
             answers.append((answer, session.overflow))
+        elif action == "ask earlier":
+            at = [size, -size, wb.version(size % 4), wb.version(-(size % 3))][which % 4]
+            answer = session.ask_start("then?", max_tokens=1 + size % 4, at=at)
+            answers.append((answer, session.overflow))
+        elif action == "backtest":
+            test = session.backtest_start("then?", max_tokens=1 + size % 3, every=1 + size % 4)
+            tests.append((test, session.overflow))
+            if which == 5:
+                test.cancel()
+        elif action == "stateless":
+            answers.append((session.ask_stateless_start("so?", max_tokens=1 + size % 3), ""))
         elif action == "flash":
             session.flash(f"standing {number}?", max_tokens=1 + size % 4)
         elif action == "cancel" and answers:
@@ -356,6 +370,10 @@ def play(engine, actions):
     waiting = settle(engine, waiting, sessions)
     for tick in work:
         assert tick.done
+    for test, overflow in tests:
+        assert test.done
+        assert test.error is not None or test.answered == test.total > 0
+        answers += [(answer, overflow) for answer in test.answers]
     for answer, overflow in answers:
         assert answer.done
         if answer.error is None and overflow != "evict":

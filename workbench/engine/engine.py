@@ -96,17 +96,21 @@ class StepEngine:
         began = time.perf_counter()
         moved = self.admission.settle()  # cells for who waits for them
         shared = self.ingestion.settle()  # windows, shared beginnings, what is left to read
-        plan = self._plan()
+        plan, changed = self._plan()
         if not plan:
-            return moved or shared or self.admission.settle_idle()
+            return moved or shared or changed or self.admission.settle_idle()
         jobs = [self._prepare(piece) for piece in plan.slices]
         for job, result in self._compute(jobs):
             self._commit(job, result)
         self._report(plan, jobs, time.perf_counter() - began)
         return True
 
-    def _plan(self) -> Plan:
-        """The scheduler's plan; anew where a question turns out to need less than was planned."""
+    def _plan(self) -> tuple[Plan, bool]:
+        """The scheduler's plan, and whether it is a second one.
+
+        It is made anew when a question that begins needs less than was planned for it.
+        """
+        changed = False
         while True:
             plan = self.scheduler.plan(self.watermark - self.core.scratch)
             outdated = False
@@ -115,7 +119,8 @@ class StepEngine:
                 assert isinstance(question, Question)
                 outdated |= self.questions.begin(question)
             if not outdated:
-                return plan
+                return plan, changed
+            changed = True
 
     def _prepare(self, piece: Slice) -> _Job:
         work = self.core.works[piece.work]
