@@ -16,7 +16,7 @@ from workbench.engine.admission import Opening, SessionSpec
 from workbench.engine.calibrate import calibrate
 from workbench.engine.floor import Floor, weights_bandwidth
 from workbench.engine.holdings import Holding, holdings
-from workbench.engine.model import load
+from workbench.engine.model import Decoder, load
 from workbench.engine.tokens import Tokens
 from workbench.engine.work import Ingest, Overflow
 from workbench.errors import (
@@ -28,6 +28,7 @@ from workbench.errors import (
 from workbench.events import SessionOpened
 from workbench.flash.board import FlashBoard
 from workbench.metrics import EngineStats, Metrics, percentile
+from workbench.progress import Stages
 from workbench.scheduler.cost import CostModel
 from workbench.scheduler.scheduler import StepLimits
 from workbench.session import Session
@@ -35,7 +36,6 @@ from workbench.stateless import StatelessEngine
 from workbench.streams.render import Schema, schema_for
 from workbench.tape import weights_path
 from workbench.tick import OnFull
-from workbench.waiting import aside
 
 DEFAULT_CELLS = 65_536
 DEFAULT_BUDGET = 16_384
@@ -63,6 +63,7 @@ class Engine(StatelessEngine):
         speculate: guess tokens of greedy answers from what the context repeats (prompt lookup);
             the model verifies them, so answers stay the same.
         cost: what steps cost, to begin with; None measures it likewise. It learns from every step.
+        progress: say what it is busy with, if loading takes longer than a moment.
         start: run the engine thread; tests turn it off and call ``step`` themselves.
 
     Raises:
@@ -82,16 +83,27 @@ class Engine(StatelessEngine):
         limits: StepLimits | None = None,
         speculate: bool = True,
         cost: CostModel | None = None,
+        progress: bool = True,
         start: bool = True,
     ) -> None:
         global _current
         if threads is not None:
             torch.set_num_threads(threads)
-        decoder, tokenizer = aside(
-            lambda: load(weights_path() if model is None else model, dtype, device)
-        )
+        source = weights_path() if model is None else model
+
+        def start_up(stages: Stages) -> tuple[Decoder, Any, StepLimits, CostModel | None]:
+            decoder, tokenizer = load(source, dtype, device, stages.at)
+            if limits is not None:
+                return decoder, tokenizer, limits, cost
+            stages.at("measuring steps")
+            measured_limits, measured = calibrate(decoder)
+            return decoder, tokenizer, measured_limits, cost or measured
+
+        name = "tape" if model is None else "model" if isinstance(model, tuple) else str(model)
+        stages = Stages(name, show=progress)
+        decoder, tokenizer, limits, cost = stages.run(start_up)
         if model is None:
-            decoder.name = "tape"
+            decoder.name = name
         num_cells = _pool_size(cells, decoder.bytes_per_cell)
         kept = max(num_cells // 8, min(512, num_cells // 2)) if watermark is None else watermark
         if not 0 < kept < num_cells:
@@ -100,9 +112,6 @@ class Engine(StatelessEngine):
         self._sessions: dict[str, Session] = {}
         self._push_locks: dict[Ingest, threading.Lock] = {}
         tokens = Tokens(tokenizer, _eos_ids(decoder.model, tokenizer))
-        if limits is None:
-            limits, measured = aside(lambda: calibrate(decoder))
-            cost = cost or measured
         if not speculate:
             limits = dataclasses.replace(limits, draft_questions=0)
         super().__init__(decoder, tokens, num_cells=num_cells, watermark=kept, limits=limits,

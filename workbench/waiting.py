@@ -4,22 +4,38 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections.abc import Callable, Generator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from typing import Any, TypeVar
 
 T = TypeVar("T")
 
+WATCH_S = 0.2  # seconds between two looks at what runs aside
 
-def aside(function: Callable[[], T]) -> T:
+
+def aside(function: Callable[[], T], watch: Callable[[float], None] | None = None) -> T:
     """Run something that computes in a thread that ends with it, and return its result.
+
+    ``watch`` is called meanwhile, in the caller's thread, with the seconds that have passed. An
+    interrupt does not wait for the thread.
 
     OpenMP keeps a team for every thread that has ever computed. Once the teams outnumber the
     processors, each parallel region sleeps and is woken instead of spinning, which on two cores
     costs a third of a decode step; so a caller's thread should compute nothing itself.
     """
-    with ThreadPoolExecutor(1, thread_name_prefix="workbench-aside") as pool:
-        return pool.submit(function).result()
+    pool = ThreadPoolExecutor(1, thread_name_prefix="workbench-aside")
+    future = pool.submit(function)
+    began = time.monotonic()
+    try:
+        while not wait([future], timeout=WATCH_S if watch is not None else None).done:
+            assert watch is not None
+            watch(time.monotonic() - began)
+    except BaseException:
+        pool.shutdown(wait=False)
+        raise
+    pool.shutdown()  # the thread has ended before the result is used
+    return future.result()
 
 
 class Completion:

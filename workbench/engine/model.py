@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from workbench.engine.linear import quicken
 from workbench.errors import ModelError, UnsupportedModel
 
 ATTENTION = "workbench"
+CHECK = "comparing with the model's own attention"
 
 # Layer types whose attention is ours to compute; anything else in `config.layer_types` is refused.
 KNOWN_LAYERS = {"full_attention", "sliding_attention", "dense", "sparse", "moe"}
@@ -303,7 +304,10 @@ def _native_bf16() -> bool:
 
 
 def load(
-    source: str | Path | tuple[Any, Any], dtype: str | torch.dtype, device: str
+    source: str | Path | tuple[Any, Any],
+    dtype: str | torch.dtype,
+    device: str,
+    at: Callable[[str], None] = lambda stage: None,
 ) -> tuple[Decoder, Any]:
     """Load a decoder and its tokenizer.
 
@@ -312,6 +316,7 @@ def load(
             ``(model, tokenizer)`` pair that is already loaded.
         dtype: "auto", "bfloat16", "float32" or a torch dtype.
         device: "auto" or "cpu".
+        at: told each stage in words as it begins; what it raises ends the loading.
 
     Raises:
         ModelError: it cannot be found or read; UnsupportedModel: it cannot be run exactly.
@@ -320,7 +325,9 @@ def load(
     if isinstance(source, tuple):
         model, tokenizer = source
         model.set_attn_implementation(ATTENTION)
+        at(CHECK)
         return Decoder(model, model.config.name_or_path or type(model).__name__), tokenizer
+    at("reading the weights")
     name = str(source)
     if (folder := Path(name)).is_dir():
         name = folder.name
@@ -345,6 +352,7 @@ def load(
             raise UnsupportedModel(msg) from error
         msg = f"model {str(source)!r} cannot be loaded: {_first_line(error)}"
         raise ModelError(msg) from error
+    at(CHECK)
     return Decoder(model.to(device), name), tokenizer
 
 
