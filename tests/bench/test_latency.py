@@ -6,9 +6,9 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from workbench.bench import contenders, latency, machine, report
 from workbench.bench.__main__ import main
-from workbench.engine.floor import Floor
 from workbench.bench.peers import Stateless, Warm, WarmStatic
 from workbench.bench.stream import bars, take
+from workbench.engine.floor import Floor
 from workbench.errors import WorkbenchError
 
 

@@ -17,11 +17,10 @@ from typing import Any
 import torch
 
 import workbench as wb
-from workbench.bench import machine
-from workbench.engine.floor import Floor, weights_bandwidth
 from workbench.bench.model import load_plain
 from workbench.bench.peers import Stateless, Warm, WarmStatic
 from workbench.bench.stream import SCHEMA, bars, take
+from workbench.engine.floor import Floor, weights_bandwidth
 from workbench.engine.tokens import Tokens
 from workbench.errors import WorkbenchError
 

@@ -40,6 +40,15 @@ SIZES: dict[str, dict[str, int]] = {
         "intermediate_size": 3072,
         "vocab_size": 32_000,
     },
+    "30m": {
+        "hidden_size": 512,
+        "num_hidden_layers": 8,
+        "num_attention_heads": 8,
+        "num_key_value_heads": 2,
+        "head_dim": 64,
+        "intermediate_size": 1536,
+        "vocab_size": 8000,
+    },
     "tiny": {
         "hidden_size": 64,
         "num_hidden_layers": 2,

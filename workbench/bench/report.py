@@ -18,8 +18,8 @@ from workbench.bench.contenders import (
     QUESTION_TOKENS,
     Measured,
 )
-from workbench.engine.floor import Floor
 from workbench.bench.peers import Stateless, Warm, WarmStatic
+from workbench.engine.floor import Floor
 
 MOST_DRIFT = 0.15  # of the bandwidth from beginning to end, on an idle machine
 
