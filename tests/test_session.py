@@ -291,6 +291,9 @@ def test_a_stream_stops_when_told(engine):
         session.stream(BARS, speed="fast")
     with pytest.raises(RowError, match="at least one row"):
         session.stream(BARS, every=0)
+    for single in (BARS[0], "a line of text"):
+        with pytest.raises(RowError, match=r"push\(row\) takes a single one"):
+            session.stream(single)
 
 
 def test_a_stream_follows_the_rows_own_time(engine):
@@ -341,3 +344,26 @@ def test_two_models_need_not_agree_on_anything():
         a, b = one.open("s", cells=100), two.open("s", cells=100)
         a.push("x").wait(30), b.push("y").wait(30)
         assert wb.current_engine() is two
+
+
+def test_a_stopped_stream_is_not_shown_as_failed(engine, monkeypatch):
+    from tqdm import tqdm
+
+    ends = []
+
+    class Bar(tqdm):
+        def close(self):
+            ends.append((self.n, self.total))
+            super().close()
+
+    monkeypatch.setattr("tqdm.auto.tqdm", Bar)
+    session = engine.open("s", schema="ohlcv", cells=1000)
+    feed = session.stream(BARS * 1000, rate=50)
+    while not feed.rows_sent:
+        session.flush()
+    feed.stop()
+    feed.wait(30)
+    assert ends == [(feed.rows_sent, feed.rows_sent)]
+    with pytest.raises(RowError):
+        session.stream([BARS[0], {"o": 1.0}]).wait(30)
+    assert ends[1] == (1, 2)

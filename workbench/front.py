@@ -100,7 +100,7 @@ class Engine(StatelessEngine):
             return decoder, tokenizer, measured_limits, cost or measured
 
         name = "tape" if model is None else "model" if isinstance(model, tuple) else str(model)
-        stages = Stages(name, show=progress)
+        stages = Stages(name, show=progress and model is not None)
         decoder, tokenizer, limits, cost = stages.run(start_up)
         if model is None:
             decoder.name = name

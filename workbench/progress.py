@@ -11,7 +11,7 @@ from workbench.waiting import aside
 
 T = TypeVar("T")
 
-MOMENT_S = 1.0  # what takes no longer shows nothing
+MOMENT_S = 3.0  # what takes no longer shows nothing
 
 
 class Stages:

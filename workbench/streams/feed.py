@@ -6,7 +6,7 @@ import contextvars
 import datetime as dt
 import re
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import islice
 from typing import Any
 
@@ -38,6 +38,12 @@ class Feed(Completion):
         name: str = "stream",
     ) -> None:
         super().__init__()
+        if isinstance(source, (str, bytes, Mapping)):
+            msg = (
+                f"expected a frame or an iterable of rows as the stream's source, got a "
+                f"{type(source).__name__}; push(row) takes a single one"
+            )
+            raise RowError(msg)
         if every < 1:
             msg = f"every={every}: expected at least one row per tick"
             raise RowError(msg)
@@ -89,6 +95,8 @@ class Feed(Completion):
         except Exception as caught:
             error = caught
         if self._bar is not None:
+            if error is None:
+                self._bar.total = self._bar.n  # one that was stopped is not shown as failed
             self._bar.close()
         self.finish(error)
 
