@@ -9,7 +9,7 @@ from workbench.metrics import Metrics, percentile
 def answered(ttft_ms, from_flash):
     return Answered(session="s", question="q", position=9, queue_ms=0, ttft_ms=ttft_ms,
                     total_ms=ttft_ms, num_tokens=1, from_flash=from_flash,
-                    choices=False)  # fmt: skip
+                    choices=())  # fmt: skip
 
 
 def test_nearest_rank_percentiles():

@@ -111,7 +111,8 @@ class Answered(Event):
     """A question was answered; times in milliseconds from the ask.
 
     ``drafted`` tokens were guessed, of which ``accepted`` were right. ``context`` tokens were read
-    before the question: computed for it alone where it is ``stateless``, kept ones otherwise.
+    before the question: computed for it alone where it is ``stateless``, kept ones otherwise. An
+    open question has no ``choices``.
     """
 
     question: str
@@ -121,7 +122,7 @@ class Answered(Event):
     total_ms: float
     num_tokens: int
     from_flash: bool
-    choices: bool
+    choices: tuple[str, ...]
     drafted: int = 0
     accepted: int = 0
     stateless: bool = False

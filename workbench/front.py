@@ -147,8 +147,9 @@ class Engine(StatelessEngine):
                 computes the latest ``window`` tokens again in the other half of its cells, in
                 idle time, and swaps them in: always exact. "evict" lets the oldest rows go and
                 keeps the positions of the others, whose keys remember what has left: approximate.
-            window: tokens that a rebuilt window keeps at least, the prompt's included; None takes
-                a quarter of ``cells``, and at most half of them are ever visible.
+            window: tokens that a rebuilt window begins with at most, the prompt's included and
+                in whole rows; None takes a quarter of ``cells``. It then grows, until at most half
+                of ``cells`` are visible.
             evictable: others may have its cells while it is idle. Its log stays, and it is
                 computed again when something is pushed or asked, or when there is idle time.
             wait: wait in line for cells instead of raising: True, or a number of seconds.
@@ -171,6 +172,14 @@ class Engine(StatelessEngine):
         self.wake()
         try:
             opening.join(None if wait is True else wait)
+        except TimeoutError:
+            self._leave_line(opening)
+            msg = (
+                f"session {name!r} waited {wait} s for {spec.budget:,} cells, of which "
+                f"{self.call(self.admission.room):,} can be promised now; close a session, or wait "
+                "longer"
+            )
+            raise TimeoutError(msg) from None
         except BaseException:
             self._leave_line(opening)
             raise
@@ -339,10 +348,11 @@ class Engine(StatelessEngine):
     def bandwidth(self) -> float:
         """Bytes per second at which this machine reads the weights: measured once, when asked for.
 
-        It takes as long as some ten forwards of one token, between two steps.
+        The fastest of a few readings, since other programs may slow some of them. It takes as long
+        as some ten forwards of one token, between two steps.
         """
         weights = [weight for weight in self.decoder.model.parameters() if weight.ndim > 1]
-        return self.call(lambda: weights_bandwidth(weights))
+        return self.call(lambda: weights_bandwidth(weights, pick=min))
 
     def floor_ms(self, context: int, forwards: int = 1) -> float:
         """The least milliseconds an answer can take: the bytes it must read, at ``bandwidth``.

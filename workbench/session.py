@@ -82,13 +82,16 @@ class Session:
 
     @property
     def state(self) -> str:
-        """One of "open", "evicted", "behind", "stands still" (see ``error``) and "closed"."""
+        """One of "open", "evicted", "behind", "stands still" (see ``error``) and "closed".
+
+        An evictable session that has not had its cells yet is "waiting".
+        """
         if self.closed:
             return "closed"
         if self.error is not None:
             return "stands still"
         if not self.resident:
-            return "evicted"
+            return "waiting" if self.ingest.evicted_at is None else "evicted"
         return "behind" if self.behind else "open"
 
     @property

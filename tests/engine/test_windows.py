@@ -307,3 +307,13 @@ def test_a_full_session_without_a_window_names_the_way_out(still):
     session = still.open("s", cells=20)
     with pytest.raises(CellsExhausted, match="overflow='rebuild'"):
         session.push("x" * 30)
+
+
+def test_ticks_of_several_rows_never_wait_for_a_window_that_had_idle_time(make_engine):
+    engine = make_engine(start=False, cells=2048, limits=StepLimits(tokens=48))
+    session = engine.open("s", cells=800, overflow="rebuild", window=150)
+    behind = collect(engine, Behind)
+    for number in range(120):
+        session.push([row(5 * number + i) for i in range(5)])
+        run_until_idle(engine)
+    assert behind == [] and engine.stats().rebuilds > 10

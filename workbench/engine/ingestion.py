@@ -148,6 +148,7 @@ class Ingestion:
             session.history.add(tick.num_tokens, tick.rows, tick.row_starts)
             if session.window is not None:
                 session.window.rows.add(tick.num_tokens, tick.row_starts)
+                session.window.tick = max(tick.num_tokens, 0.9 * session.window.tick)
             tick.version = session.now.version
             tick.finish()
             lag_s = time.perf_counter() - tick.pushed_at

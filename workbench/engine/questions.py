@@ -360,7 +360,8 @@ class Questions:
         question = self.core.works.get(work)
         if isinstance(question, Question):
             shown = len(question.answer.token_ids)
-            error = Cancelled(f"cancelled after {shown} tokens; the text so far is kept")
+            tokens = f"{shown} token{'s' * (shown != 1)}"
+            error = Cancelled(f"cancelled after {tokens}; the text so far is kept")
             self.end(question, "cancelled", error)
 
 
@@ -370,6 +371,6 @@ def answered(answer: Answer) -> Answered:
         session=answer.session_name or None, question=answer.question, position=answer.position,
         queue_ms=answer.queue_ms, ttft_ms=answer.ttft_ms, total_ms=answer.total_ms,
         num_tokens=len(answer.token_ids), from_flash=answer.from_flash,
-        choices=answer.choice is not None, drafted=answer.drafted, accepted=answer.accepted,
+        choices=tuple(answer.probabilities), drafted=answer.drafted, accepted=answer.accepted,
         stateless=answer.stateless, context=answer.context,
     )  # fmt: skip

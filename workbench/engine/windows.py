@@ -52,7 +52,9 @@ class Windows:
 
     def _due(self, session: Ingest, window: Window) -> bool:
         line, rows = session.line, window.rows
-        if window.retired or line.pending or self.room(session) > window.slack:
+        # Two of the latest ticks: one may come while the rebuild is on its way.
+        slack = min(max(window.slack, 2 * window.tick), (session.capacity - window.keep) // 2)
+        if window.retired or line.pending or self.room(session) > slack:
             return False
         start = rows.first_of_last(window.keep - rows.head)
         gained = start - rows.left - rows.head

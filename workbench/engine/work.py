@@ -66,6 +66,7 @@ class Window:
         keep: tokens that stay at least, the prompt's included.
         rows: where its rows begin.
         slack: a rebuild begins when so many cells are left, so that it is done before none is.
+        tick: tokens of a tick, of the largest lately: a rebuild leaves room for the next one.
         stalled: whether ingestion waits for the window to move.
     """
 
@@ -73,6 +74,7 @@ class Window:
     keep: int
     rows: WindowRows
     slack: int
+    tick: float = 0.0
     rebuild: Rebuild | None = None
     retired: list[Retired] = field(default_factory=list)
     stalled: bool = False
@@ -153,8 +155,8 @@ class Ingest:
         number = moment.number if moment.number >= 0 else newest + moment.number
         if not 0 <= number <= newest:
             msg = (
-                f"at={moment}: session {self.name!r} has {self.now.rows:,} rows in "
-                f"{self.now.version:,} versions; expected one of them"
+                f"at={moment}: expected one of the {self.now.rows:,} rows of session "
+                f"{self.name!r}, or of its versions up to {self.now.version:,}"
             )
             raise QuestionError(msg)
         history = self.history

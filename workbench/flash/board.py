@@ -50,6 +50,7 @@ class FlashBoard:
             if query in queries:
                 queries.remove(query)
             self._drop(query)
+            self._drops.pop(query, None)
 
         if not self._engine.closed:
             self._engine.call(forget)
@@ -59,6 +60,7 @@ class FlashBoard:
         for query in self._queries.pop(session, []):
             query.removed = True
             self._drop(query)
+            self._drops.pop(query, None)
             query.notify()
 
     def of(self, session: Ingest) -> list[FlashQuery]:
