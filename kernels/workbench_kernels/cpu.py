@@ -149,8 +149,8 @@ def _plain(
 ) -> tuple[Tensor, Tensor]:
     """The same in separate float32 steps, for what torch's kernel has no argument for."""
     query = q.float() * scale
-    out = torch.zeros(*q.shape[:2], v.shape[-1])
-    lse = torch.full(q.shape[:2], -torch.inf)
+    out = torch.zeros(*q.shape[:2], v.shape[-1], dtype=torch.float32)
+    lse = torch.full(q.shape[:2], -torch.inf, dtype=torch.float32)
     for start in range(0, k.shape[1], BLOCK):
         end = start + BLOCK
         scores = query @ k[:, start:end].float().transpose(1, 2)

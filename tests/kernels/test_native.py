@@ -57,6 +57,21 @@ def test_a_ragged_batch(dim, heads, kv_heads, window, sinks):
 
 
 @needs_native
+def test_a_model_that_loads_meanwhile_changes_no_size():
+    """Loaders set torch's default type for the whole process; the kernel writes float32."""
+    q, k, v = case(BATCH, heads=8, kv_heads=2, dim=64)
+    want = native.attend(q, k, v, kernels.plan_tiles(BATCH), scale=0.1)
+    plan = kernels.plan_tiles(BATCH)
+    try:
+        torch.set_default_dtype(torch.bfloat16)
+        got = native.attend(q, k, v, plan, scale=0.1)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert plan.prepared["native"].partial.dtype == torch.float32
+    assert torch.equal(got, want)
+
+
+@needs_native
 @pytest.mark.parametrize("length", [1, 2, 127, 128, 129, 2047, 2048, 2049, 4300])
 @pytest.mark.parametrize("start", [0, 3])
 def test_block_and_split_borders(start, length):

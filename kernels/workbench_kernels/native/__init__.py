@@ -96,7 +96,7 @@ class _Units:
         self.units, self.num_units = array(units), len(units) // 6
         self.row_ids, self.positions = array(row_ids), array(list(plan.positions))
         self.parts_at, self.parts = array(offsets), array([i for part in parts for i in part])
-        self.partial = torch.empty(0)
+        self.partial = torch.empty(0, dtype=torch.float32)
 
     @staticmethod
     def _starts(position: int, length: int) -> list[int]:
@@ -118,7 +118,7 @@ def attend(
     out = torch.empty_like(q)
     needed = units.unit_rows * heads * (dim + 2)
     if units.partial.numel() < needed:
-        units.partial = torch.empty(needed)
+        units.partial = torch.empty(needed, dtype=torch.float32)
     sink = None if sinks is None else sinks.float().contiguous()
     library.wb_attend(
         q.data_ptr(), k.data_ptr(), v.data_ptr(), out.data_ptr(), units.units.data_ptr(),
