@@ -81,3 +81,24 @@ def eventually() -> Callable[[Callable[[], Any]], Any]:
         return value
 
     return wait
+
+
+@pytest.fixture
+def sent(monkeypatch) -> list[dict[str, Any]]:
+    """Every message that widgets send to the browser from now on."""
+    messages: list[dict[str, Any]] = []
+    monkeypatch.setattr(
+        "ipywidgets.Widget._send", lambda widget, message, buffers=None: messages.append(message)
+    )
+    return messages
+
+
+@pytest.fixture
+def click() -> Callable[..., None]:
+    """What a panel's script sends, put where the browser's messages arrive."""
+
+    def send(panel: Any, **content: Any) -> None:
+        data = {"method": "custom", "content": content}
+        panel._handle_msg({"content": {"data": data}, "buffers": []})
+
+    return send

@@ -1,7 +1,9 @@
 import pytest
 
+import workbench as wb
 from workbench.errors import OptionsError
-from workbench.notebook.options import StatefulOptions, expand, parse_cell, parse_line
+from workbench.notebook.commands import CELL, CLASHES, COMMANDS, NEEDS
+from workbench.notebook.options import StatefulOptions, excluded, expand, parse_cell, parse_line
 
 
 def test_an_empty_line_asks_for_help():
@@ -33,10 +35,8 @@ def test_a_question_without_a_name_is_for_the_session_used_last():
 
 
 def test_options_may_stand_anywhere_in_a_question():
-    options = parse_line("ask btc --choices up,down Is it up? -o x --max-tokens 4", {"btc"})
-    assert options == StatefulOptions(
-        "ask", "btc", "Is it up?", choices=("up", "down"), max_tokens=4, out="x"
-    )
+    options = parse_line("ask btc --stop . Is it up? -o x --max-tokens 4", {"btc"})
+    assert options == StatefulOptions("ask", "btc", "Is it up?", stop=".", max_tokens=4, out="x")
 
 
 def test_two_dashes_end_the_options():
@@ -53,6 +53,88 @@ def test_push_takes_the_rest_of_the_line_as_it_stands():
     assert parse_line('push btc {"o": 1} if x --y else  z') == StatefulOptions(
         "push", "btc", '{"o": 1} if x --y else  z'
     )
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("btc bars", StatefulOptions("stream", "btc", "bars")),
+        (
+            "btc market(60, seed=7) --rate 2.5 --every=3",
+            StatefulOptions("stream", "btc", "market(60, seed=7)", rate=2.5, every=3),
+        ),
+        ("btc bars --speed 60x", StatefulOptions("stream", "btc", "bars", speed="60x")),
+        ("btc x --y", StatefulOptions("stream", "btc", "x --y")),
+        ("btc f(x --rate)", StatefulOptions("stream", "btc", "f(x --rate)")),
+        ('btc ["a --rate 5"]', StatefulOptions("stream", "btc", '["a --rate 5"]')),
+        ("btc [{n}] --rate {n}", StatefulOptions("stream", "btc", "[{n}]", rate=4.0)),
+        ("btc --end", StatefulOptions("stream", "btc", ends=True)),
+        ("--end", StatefulOptions("stream", ends=True)),
+    ],
+)
+def test_stream_takes_an_expression_and_options_behind_it(line, expected):
+    assert parse_line("stream " + line, names={"n": 4}) == expected
+
+
+def test_a_question_as_of_an_earlier_moment():
+    for text, moment in (("500", wb.row(500)), ("-10", wb.row(-10)), ("v12", wb.version(12))):
+        assert parse_line(f"ask btc Up? --at {text}", {"btc"}).at == moment
+
+
+def test_a_backtest_has_rows_and_moments_between_them():
+    line = "backtest btc Up? --choices up,down --every 5 --from 10 --to 1_000 -o t"
+    expected = StatefulOptions(
+        "backtest", "btc", "Up?", choices=("up", "down"), every=5, start=10, end=1000, out="t"
+    )
+    assert parse_line(line, {"btc"}) == expected
+    cell = parse_cell("btc --choices up,down --backtest 5 --from 10 --to 1_000 -o t", "Up?")
+    assert cell == expected
+
+
+def test_flash_queries_are_paused_by_name():
+    assert parse_line('flash --pause "Is it up?"') == StatefulOptions("flash", pause="Is it up?")
+    assert parse_line("flash btc --resume trend") == StatefulOptions("flash", "btc", resume="trend")
+
+
+def test_help_is_for_a_command_or_for_cells():
+    assert parse_line("help open").text == "open"
+    assert parse_line("help %%stateful").text == parse_line("help cell").text == "cell"
+
+
+def test_a_text_that_ends_an_answer_may_be_a_newline():
+    assert parse_line(r'ask btc Up? --stop "\n"', {"btc"}).stop == "\n"
+
+
+@pytest.mark.parametrize(
+    "first", ["btc --stream market(60, seed=7)", 'btc --stream "market(60, seed=7)"',
+              "--stream market(60, seed=7) btc", "btc --stream=market(60, seed=7)"]
+)  # fmt: skip
+def test_a_cell_streams_an_expression(first):
+    assert parse_cell(first + " --rate 4", "Up {x}?", {"seed": 9, "x": 1}) == StatefulOptions(
+        "ask", "btc", "Up 1?", source="market(60, seed=7)", rate=4.0
+    )
+
+
+def test_keywords_are_what_was_given_and_nothing_else():
+    assert parse_line("ask Up?").keywords() == {}
+    options = parse_cell("--stream bars --every 2 --temperature 0 --seed 1", "Up?")
+    assert options.keywords() == {"temperature": 0.0, "seed": 1}
+    assert options.keywords("stream") == {"every": 2}
+
+
+def test_every_option_sets_a_field():
+    fields = StatefulOptions.__dataclass_fields__
+    for command in (*COMMANDS.values(), CELL):
+        for option in command.options:
+            assert option.key in fields or option.name in ("--push", "--flash")
+
+
+def test_what_is_excluded_is_refused_and_the_other_way_round():
+    names = {option.name for option in CELL.options}
+    assert {*(n for n, _, _ in CLASHES), *(n for n, _ in NEEDS)} <= names | {"--end"}
+    assert excluded(["--push"]) >= names - {"--push"}
+    assert "--choices" in excluded(["--max-tokens"]) and "--max-tokens" in excluded(["--choices"])
+    assert excluded(["--choices"]).isdisjoint({"--at", "--flash", "--backtest", "-o"})
 
 
 def test_close_takes_a_name_or_all():
@@ -114,6 +196,33 @@ def test_options_are_expanded_too():
         ("ask btc up? -o 1x", "expected a variable's name, got '1x'"),
         ("push", "expected NAME EXPRESSION"),
         ("push btc", "expected NAME EXPRESSION"),
+        ("open a --wait never", "--wait: expected seconds above 0, got 'never'"),
+        ("open a --overflow grow", "--overflow: expected error, rebuild, evict, got 'grow'"),
+        ("ask btc up? --at then", "--at: expected a row as 500 or -10, or a version as v12"),
+        ("ask btc up? --temperature hot", "--temperature: expected a number of at least 0"),
+        ("ask btc up? --temperature nan", "expected a number of at least 0, got 'nan'"),
+        ("ask btc up? --temperature 1 --top-p 0", "--top-p: expected a number above 0"),
+        ("ask btc up? --temperature 1 --seed x", "--seed: expected a whole number, got 'x'"),
+        ('ask btc up? --stop ""', "--stop: expected some text, got none"),
+        ("ask btc up? --seed 1", "--seed: it means nothing without --temperature"),
+        ("ask btc up? --choices a,b --seed 1", "--choices: --seed means nothing here"),
+        ("ask btc up? --choices a,b --max-tokens 2 --stop x", "--max-tokens, --stop means nothing"),
+        ("backtest btc", "the question is empty"),
+        ("backtest btc up? --every 0", "--every: expected a whole number of at least 1"),
+        ("backtest btc up? --at 5", "unknown option --at"),
+        ("stream", "expected NAME EXPRESSION, then options"),
+        ("stream btc", "expected NAME EXPRESSION, then options"),
+        ("stream btc --rate 5 bars", "expected NAME EXPRESSION, then options"),
+        ("stream btc bars --rate 0", "--rate: expected rows per second above 0, got '0'"),
+        ("stream btc bars --speed 60", "--speed: expected a factor .* such as 60x, got '60'"),
+        ("stream btc bars --rate 1 --speed 60x", "--rate: --speed means nothing here: both say"),
+        ("stream btc bars --rat 5", "unknown option --rat, .*did you mean --rate"),
+        ("stream btc bars --end", "--end: expected .NAME. alone, got 'bars'"),
+        ("stream btc --end --rate 1", "--end: --rate means nothing here"),
+        ("flash --pause a --resume b", "--pause: --resume means nothing here"),
+        ("flash btc Up? --pause a", "--pause: expected at most a session's NAME beside it"),
+        ("flashes btc eth", "flashes: expected one NAME or nothing, got 'btc eth'"),
+        ("help opne", "%stateful help opne: expected .*did you mean 'open'"),
     ],
 )
 def test_a_bad_line_is_refused_in_one_line(line, words):
@@ -132,6 +241,20 @@ def test_a_bad_line_is_refused_in_one_line(line, words):
         ("--push --choices a,b", "x", "%%stateful --push: --choices means nothing here"),
         ("--flash -o x --no-stream", "x", "--flash: -o, --no-stream means nothing here"),
         ("--prompt hi", "x", "unknown option --prompt"),
+        ("--push --backtest 5", "x", "expected --push or --backtest, got both"),
+        ("--push --stream bars", "x", "--push: --stream means nothing here: the rows are pushed"),
+        ("--flash --at 5", "x", "--flash: --at means nothing here: a flash query is greedy"),
+        ("--flash --temperature 1", "x", "--flash: --temperature means nothing here"),
+        ("--backtest 5 --at 5", "x", "--backtest: --at means nothing here"),
+        ("--backtest 5 --stream bars", "x", "--backtest: --stream means nothing here"),
+        ("--backtest 5 --every 2", "x", "--every: it means nothing without --stream"),
+        ("--backtest", "x", "--backtest: expected a value after it"),
+        ("--backtest often", "x", "--backtest: expected a whole number of at least 1"),
+        ("--from 5", "x", "--from: it means nothing without --backtest"),
+        ("--rate 5", "x", "--rate: it means nothing without --stream"),
+        ("--at 5 --stream bars", "x", "--at: --stream means nothing here: rows to come"),
+        ("--stream bars --rate 1 --speed 2x", "x", "--rate: --speed means nothing here"),
+        ("--choices a,b --temperature 1", "x", "--choices: --temperature means nothing here"),
     ],
 )
 def test_a_bad_cell_is_refused_in_one_line(line, cell, words):

@@ -1,9 +1,11 @@
 import asyncio
+import threading
 
 import pytest
 
 from workbench.answer import Answer
-from workbench.errors import Cancelled, QuestionError
+from workbench.backtest import IN_FLIGHT, Backtest
+from workbench.errors import Cancelled, QuestionError, RowError
 from workbench.notebook.turn import Turn, add_await
 
 
@@ -19,6 +21,16 @@ def test_a_plain_value_is_complete_at_once():
     turn = Turn(5)
     assert turn.done and turn.result() == 5 and repr(turn) == "5"
     assert asyncio.run(_awaited(turn)) == 5
+
+
+def test_a_turn_hands_its_values_attributes_on(engine):
+    turn = Turn(engine.open("a"))
+    assert turn.name == "a"
+    turn.push("row one")
+    asked = Turn(turn.ask_start("Up?", max_tokens=2))
+    assert len(asked.token_ids) == 2  # it was waited for
+    with pytest.raises(AttributeError):
+        _ = turn._repr_html_
 
 
 def test_an_answer_is_drawn_as_it_comes_and_once_more_at_its_end():
@@ -91,6 +103,72 @@ def test_an_interrupt_of_result_cancels(monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         Turn(answer).result()
     assert answer.finish_reason == "cancelled"
+
+
+def test_a_backtest_is_drawn_on_its_way_and_an_interrupt_keeps_its_answers(stepped, run_dry):
+    s = stepped.open("a", cells=1000)
+    for number in range(IN_FLIGHT + 8):
+        s.push(f"{number}")
+        run_dry(stepped)
+    test = s.backtest_start("Up?", choices=["up", "down"], every=1)
+    while not test.answered:
+        stepped.step()
+    pictures = []
+
+    class Board:
+        def show(self, value):
+            pictures.append((value.answered, value.finish_reason))
+
+    turn = Turn(test, Board())
+
+    def interrupt(timeout):
+        test.join = joined
+        raise KeyboardInterrupt
+
+    joined, test.join = test.join, interrupt
+    test.cancel = lambda: (Backtest.cancel(test), run_dry(stepped))
+    with pytest.raises(KeyboardInterrupt) as stopped:
+        turn.result()
+    assert stopped.value._render_traceback_() == [
+        "KeyboardInterrupt: stopped, what has arrived stays"
+    ]
+    assert test.finish_reason == "cancelled" and test.frame.height == test.answered
+    assert 0 < test.answered < test.total == IN_FLIGHT + 8
+    assert pictures[0] == (test.answered, None) and pictures[-1] == (test.answered, "cancelled")
+
+
+def test_a_backtest_is_waited_for(engine):
+    s = engine.open("a")
+    for number in range(6):
+        s.push(f"row {number}")
+    turn = Turn(s.backtest_start("Up?", choices=["up", "down"], every=2))
+    assert not turn.done or turn.value.done
+    test = asyncio.run(_awaited(turn))
+    assert test.finish_reason == "done" and test.frame["row"].to_list() == [2, 4, 6]
+
+
+def test_a_stream_is_not_waited_for(engine):
+    s = engine.open("a")
+    go = threading.Event()
+
+    def rows():
+        yield "one"
+        go.wait(60)
+        yield "two"
+
+    feed = s.stream(rows(), progress=False)
+    turn = Turn(feed)
+    assert turn.done and asyncio.run(_awaited(turn)) is feed is turn.result()
+    assert not feed.done
+    go.set()
+    assert feed.wait(60) == 2
+
+
+def test_a_stream_that_failed_does_not_fail_the_turn(engine):
+    feed = engine.open("a").stream([5], progress=False)
+    with pytest.raises(RowError):
+        feed.wait(60)
+    assert Turn(feed).result() is feed
 
 
 def test_a_tick_is_waited_for(engine):

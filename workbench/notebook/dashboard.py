@@ -1,30 +1,36 @@
-"""The live dashboard: what flash queries answer, how full sessions are, what an ask costs."""
+"""The live dashboard: parts in one box, their events, and the pump thread that draws them."""
 
 from __future__ import annotations
 
 import time
 import weakref
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Sequence
+from importlib import import_module
 from typing import Any
 
 import ipywidgets as widgets
 
-from workbench.errors import EngineClosed
+from workbench.errors import EngineClosed, QuestionError, warn
 from workbench.events import Event
 from workbench.front import Engine, current_engine
-from workbench.notebook import board
-from workbench.notebook.figures import (
-    latency_axis,
-    latency_frame,
-    live_latency_figure,
-    redraw_latency,
-)
+from workbench.notebook.markup import text
+from workbench.notebook.panel import Panel, static
+from workbench.notebook.part import Part
 from workbench.notebook.pump import Pump
-from workbench.notebook.view_model import Watch, flash_rows
 
 QUEUE = 20_000  # events between two beats; beyond that the oldest are not shown
-PLOT_S = 0.5  # seconds between two drawings of the plot, which sends all its points again
+
+# Where each part is; a module is imported when its part is shown.
+_HOMES = {
+    "sessions": ("session_panel", "SessionMonitorPart"),
+    "flash": ("flash_panel", "FlashBoardPart"),
+    "cells": ("cell_panel", "CellMapPart"),
+    "steps": ("timeline", "StepTimelinePart"),
+    "latency": ("latency", "LatencyPart"),
+}
+PARTS = tuple(_HOMES)
+_HALVES = {"cells", "steps"}  # stand side by side where there is room
 
 # What is open, by engine and by parts: showing the same again closes the earlier one.
 _open: weakref.WeakKeyDictionary[Engine, dict[tuple[str, ...], Dashboard]] = (
@@ -32,30 +38,61 @@ _open: weakref.WeakKeyDictionary[Engine, dict[tuple[str, ...], Dashboard]] = (
 )
 
 
-def dashboard(engine: Engine | None = None) -> Dashboard:
-    """A live view of an engine: its sessions, the flash board, and latency against context.
+def dashboard(engine: Engine | None = None, parts: Sequence[str] = PARTS) -> Dashboard:
+    """A live view of an engine, which also pauses, removes and adds flash queries.
 
     Shown as a cell's last value. It updates itself, also while no cell runs and while a cell
-    awaits; a cell that blocks holds up nothing either. Calling it again for the same engine closes
-    the one before, and ``close()`` ends it.
+    awaits; a cell that blocks holds up nothing either. Calling it again for the same engine and
+    parts closes the one before, and ``close()`` ends it.
 
     Args:
         engine: None takes the one that was opened last.
+        parts: what to show, from top to bottom: "sessions" (how full and how far behind each is),
+            "flash" (the flash board), "cells" (who holds which cells of the pool), "steps" (what
+            the engine's steps were made of), "latency" (what answers took, by context).
 
     Raises:
-        EngineClosed: there is none, or it was closed.
+        EngineClosed: there is none, or it was closed. QuestionError: no such part.
     """
-    return _show(engine, ("sessions", "flash", "latency"))
+    names = (parts,) if isinstance(parts, str) else tuple(parts)
+    if not names or len(set(names)) < len(names) or not set(names) <= set(PARTS):
+        known = ", ".join(map(repr, PARTS))
+        msg = f"parts={parts!r}: expected some of {known}, each once"
+        raise QuestionError(msg)
+    engine = engine if engine is not None else current_engine()
+    if engine is None or engine.closed:
+        msg = "there is no open engine to show; open one with engine = wb.Engine()"
+        raise EngineClosed(msg)
+    shown = _open.setdefault(engine, {})
+    if names in shown:
+        shown[names].close()
+    shown[names] = Dashboard(engine, [_part(name) for name in names])
+    return shown[names]
+
+
+def session_monitor(engine: Engine | None = None) -> Dashboard:
+    """Only the session monitor of `dashboard`."""
+    return dashboard(engine, ("sessions",))
 
 
 def flash_board(engine: Engine | None = None) -> Dashboard:
     """Only the flash board of `dashboard`."""
-    return _show(engine, ("flash",))
+    return dashboard(engine, ("flash",))
+
+
+def cell_map(engine: Engine | None = None) -> Dashboard:
+    """Only the cell map of `dashboard`."""
+    return dashboard(engine, ("cells",))
+
+
+def step_timeline(engine: Engine | None = None) -> Dashboard:
+    """Only the step timeline of `dashboard`."""
+    return dashboard(engine, ("steps",))
 
 
 def latency_plot(engine: Engine | None = None) -> Dashboard:
-    """Only the plot of `dashboard`."""
-    return _show(engine, ("latency",))
+    """Only the latency plot of `dashboard`."""
+    return dashboard(engine, ("latency",))
 
 
 class Dashboard(widgets.VBox):
@@ -63,28 +100,27 @@ class Dashboard(widgets.VBox):
 
     Args:
         engine: what to watch. It is not kept alive: when it is closed, the last picture stays.
-        parts: which of "sessions", "flash" and "latency", from top to bottom.
+        parts: what it shows, from top to bottom.
     """
 
-    def __init__(self, engine: Engine, parts: tuple[str, ...]) -> None:
+    def __init__(self, engine: Engine, parts: Sequence[Part]) -> None:
         """Show it as it is now, and begin to follow it."""
         self._engine = weakref.ref(engine)
-        self._watch = Watch()
+        self._name = engine.model_name
+        self._slots = [_Slot(part) for part in parts]
         self._events: deque[Event] = deque(maxlen=QUEUE)
-        self._log = True
-        self._log_shown = True
-        self._points_shown = 0
-        self._plotted_at = 0.0
-        self._draw: dict[str, Callable[[Engine, float], None]] = {}
-        children: list[widgets.Widget] = [widgets.HTML(board.STYLE)]
-        for part in parts:
-            children += {
-                "sessions": self._sessions, "flash": self._board, "latency": self._latency,
-            }[part]()  # fmt: skip
-        super().__init__(children)
+        self._end_note = _note()
+        body = widgets.VBox([slot.box for slot in self._slots])
+        body.add_class("workbench-parts")
+        style = widgets.HTML(f"<style>{static('workbench.css')}</style>")
+        style.add_class("workbench-style")
+        if {part.name for part in parts} >= _HALVES:
+            for slot in self._slots:
+                if slot.part.name in _HALVES:
+                    slot.box.add_class("workbench-half")
+        super().__init__([style, self._end_note, body])
         self.add_class("workbench")
         self.layout.width = "100%"
-        self._watch.remember(engine)
         self._pump = Pump(self.refresh)
         self._unsubscribe = engine.events.subscribe(self._events.append)
         self.refresh()
@@ -92,23 +128,17 @@ class Dashboard(widgets.VBox):
 
     def __repr__(self) -> str:
         """What it watches; the picture itself is a widget."""
-        engine = self._engine()
-        name = repr(engine.model_name) if engine is not None else "an engine that is gone"
-        return f"Dashboard({name}, {', '.join(self._draw)})"
+        return f"Dashboard({self._name!r}, {', '.join(slot.part.name for slot in self._slots)})"
 
     def refresh(self) -> None:
         """Draw what is new. The pump calls it; so may tests, once it has stopped."""
-        while self._events:
-            self._watch.take(self._events.popleft())
-        engine = self._engine()
-        if engine is None:
-            self._pump.stop()
-            return
-        now = time.time()
-        for draw in self._draw.values():
-            draw(engine, now)
-        if engine.closed:
-            self._pump.stop()
+        engine, now = self._engine(), time.time()
+        events = [self._events.popleft() for _ in range(len(self._events))]
+        if engine is not None:
+            for slot in self._slots:
+                slot.beat(engine, events, now)
+        if engine is None or engine.closed:
+            self._end()
 
     def close(self) -> None:
         """End the updates and take the widgets off the page."""
@@ -116,6 +146,11 @@ class Dashboard(widgets.VBox):
         if pump is not None:
             self._unsubscribe()
             pump.stop()
+        engine = self._engine() if pump is not None else None
+        if engine is not None:
+            shown = _open.get(engine, {})
+            for names in [names for names, box in shown.items() if box is self]:
+                del shown[names]
         for child in _descendants(self):
             child.close()
         super().close()
@@ -125,78 +160,83 @@ class Dashboard(widgets.VBox):
         """Whether it shows nothing new any more."""
         return bool(self._pump.stopped)
 
-    def _sessions(self) -> list[widgets.Widget]:
-        line = widgets.HTML(layout=_WIDE)
-        table = widgets.HTML(layout=_WIDE)
+    @property
+    def parts(self) -> dict[str, Part]:
+        """What it shows, by name."""
+        return {slot.part.name: slot.part for slot in self._slots}
 
-        def draw(engine: Engine, now: float) -> None:
-            _set(line, board.engine_html(self._watch.engine_line(engine, now)))
-            _set(table, board.sessions_html(self._watch.session_rows(engine)))
-
-        self._draw["sessions"] = draw
-        return [line, table]
-
-    def _board(self) -> list[widgets.Widget]:
-        table = widgets.HTML(layout=_WIDE)
-
-        def draw(engine: Engine, now: float) -> None:
-            _set(table, board.flash_html(flash_rows(engine, now)))
-
-        self._draw["flash"] = draw
-        return [table]
-
-    def _latency(self) -> list[widgets.Widget]:
-        figure = live_latency_figure(latency_frame([]))
-        scale = widgets.ToggleButtons(
-            options=[("log", True), ("linear", False)],
-            tooltips=["logarithmic milliseconds", "linear milliseconds"],
-        )
-        scale.style.button_width = "64px"
-        # It may run in any thread, and only the pump may touch the figure.
-        scale.observe(lambda change: setattr(self, "_log", change["new"]), "value")
-
-        def draw(engine: Engine, now: float) -> None:
-            if self._log != self._log_shown:
-                self._log_shown = self._log
-                figure.update_yaxes(**latency_axis(self._log))
-            news = self._points_shown != self._watch.num_points
-            if news and now - self._plotted_at >= PLOT_S:
-                self._plotted_at = now
-                self._points_shown = self._watch.num_points
-                redraw_latency(figure, latency_frame(self._watch.points))
-
-        self._draw["latency"] = draw
-        title = widgets.HTML(board.title_html("Latency and context"))
-        head = widgets.HBox([title, scale])
-        head.add_class("workbench-head")
-        plot = widgets.Box([figure], layout=_WIDE)
-        plot.add_class("workbench-plot")
-        return [head, plot]
+    def _end(self) -> None:
+        """The engine is gone: leave the last picture, and say so."""
+        self._unsubscribe()
+        self._pump.stop()
+        _say(self._end_note, "The engine was closed; this is the last picture of it.")
+        for child in _descendants(self):
+            if isinstance(child, Panel):
+                child.over = True
 
 
-_WIDE = {"width": "100%", "margin": "0", "min_width": "0"}
+class _Slot:
+    """A part and its place; where the part fails, a note stands there until it works again."""
+
+    def __init__(self, part: Part) -> None:
+        self.part = part
+        self._note = _note()
+        self._body = widgets.VBox(list(part.widgets))
+        self._body.add_class("workbench-body")
+        self.box = widgets.VBox([self._note, self._body])
+        self.box.add_class("workbench-part")
+        self.box.add_class(f"workbench-{part.name}")
+        self._reported: set[str] = set()
+
+    def beat(self, engine: Engine, events: Sequence[Event], now: float) -> None:
+        """One beat of the pump."""
+        try:
+            for event in events:
+                self.part.take(event)
+            if engine.closed:
+                return  # it has nothing left to draw
+            self.part.act(engine)
+            self.part.draw(engine, now)
+        except Exception as error:
+            if not engine.closed:
+                self._fail(error)
+            return
+        _say(self._note, "")
+        _set(self._body.layout, "display", None)
+
+    def _fail(self, error: Exception) -> None:
+        fault = f"{type(error).__name__}: {error}"
+        _say(self._note, f"the part {self.part.name!r} could not be drawn ({fault})")
+        _set(self._body.layout, "display", "none")
+        if type(error).__name__ not in self._reported:  # the same would come again at every beat
+            self._reported.add(type(error).__name__)
+            warn(f"the dashboard's part {self.part.name!r} could not be drawn: {error!r}")
 
 
-def _show(engine: Engine | None, parts: tuple[str, ...]) -> Dashboard:
-    engine = engine if engine is not None else current_engine()
-    if engine is None or engine.closed:
-        msg = "there is no open engine to show; open one with engine = wb.Engine()"
-        raise EngineClosed(msg)
-    shown = _open.setdefault(engine, {})
-    if parts in shown:
-        shown.pop(parts).close()
-    shown[parts] = Dashboard(engine, parts)
-    return shown[parts]
+def _part(name: str) -> Part:
+    module, kind = _HOMES[name]
+    part: Part = getattr(import_module(f"workbench.notebook.{module}"), kind)()
+    return part
 
 
-def _set(widget: widgets.HTML, value: str) -> None:
-    if widget.value != value:  # an equal value would still be compared, and sent by some
-        widget.value = value
+def _note() -> widgets.HTML:
+    note = widgets.HTML(layout={"display": "none"})
+    note.add_class("workbench-note")
+    return note
+
+
+def _say(note: widgets.HTML, words: str) -> None:
+    _set(note, "value", text(words))
+    _set(note.layout, "display", None if words else "none")
+
+
+def _set(owner: Any, name: str, value: Any) -> None:
+    if getattr(owner, name) != value:  # an equal value would still be compared, and sent by some
+        setattr(owner, name, value)
 
 
 def _descendants(box: Any) -> list[Any]:
     found = []
     for child in getattr(box, "children", ()):
         found += [*_descendants(child), child]
-    layout = getattr(box, "layout", None)
-    return [*found, layout] if isinstance(layout, widgets.Layout) else found  # plotly has its own
+    return found

@@ -1,4 +1,4 @@
-"""How sessions, answers, flash queries and engines look in a notebook.
+"""How sessions, answers, flash queries, streams and engines look in a notebook.
 
 The core classes know nothing of IPython: `register` hands these functions to its formatters when
 the extension is loaded, and `unregister` takes them back.
@@ -7,14 +7,18 @@ the extension is loaded, and `unregister` takes them back.
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 from workbench.answer import Answer
+from workbench.backtest import Backtest
 from workbench.flash.query import FlashQuery
 from workbench.front import Engine
 from workbench.metrics import EngineStats
+from workbench.moment import Moment
+from workbench.notebook.backtest_view import backtest_html, backtest_text
 from workbench.notebook.markup import (
+    ALARM,
     FAINT,
     INK,
     badge,
@@ -24,6 +28,8 @@ from workbench.notebook.markup import (
     text,
 )
 from workbench.session import Session
+from workbench.streams.feed import Feed
+from workbench.tick import Tick
 
 if TYPE_CHECKING:
     import polars as pl
@@ -47,7 +53,9 @@ def answer_html(answer: Answer) -> str:
     first, *others = _numbers(answer)
     badges = badge(first, colour_of(2 if answer.from_flash else 0))
     badges += "".join(badge(words) for words in others)
-    return f'<div style="max-width:760px">{body}<div>{badges}</div></div>'
+    failed = answer.error is not None and answer.finish_reason != "cancelled"
+    note = _note(f"{type(answer.error).__name__}: {answer.error}", ALARM) if failed else ""
+    return f'<div style="max-width:760px">{body}<div>{badges}</div>{note}</div>'
 
 
 def flash_text(query: FlashQuery) -> str:
@@ -57,14 +65,22 @@ def flash_text(query: FlashQuery) -> str:
 
 def flash_html(query: FlashQuery) -> str:
     """Its question, its latest answer, and how fresh that is."""
-    title = f'<div style="color:{FAINT}">{text(query.question)}</div>'
+    named = "" if query.name == query.question else f"<b>{text(query.name)}</b> "
+    title = f'<div style="color:{FAINT};overflow-wrap:anywhere">{named}{text(query.question)}</div>'
+    facts = []
     if query.answer is None:
-        state = f"failed: {query.error}" if query.error is not None else "no answer yet"
-        return f'<div style="max-width:760px">{title}{badge("flash")}{badge(state)}</div>'
-    fresh = "fresh" if query.is_fresh else f"{query.age} ticks old"
-    count = f"{query.evaluations:,} evaluations"
-    extra = badge(fresh) + badge(count) + (badge("paused") if query.paused else "")
-    return f"<div>{title}{answer_html(query.answer)}{extra}</div>"
+        facts.append("no answer yet")
+    else:
+        facts.append("fresh" if query.is_fresh else f"{_plural(query.age, 'tick')} old")
+        facts.append(_plural(query.evaluations, "evaluation"))
+    if query.removed:
+        facts.append("removed")
+    elif query.paused:
+        facts.append("paused")
+    shown = "" if query.answer is None else answer_html(query.answer)
+    note = "" if query.error is None else _note(f"the latest failed: {query.error}", ALARM)
+    badges = badge("flash", colour_of(2)) + "".join(map(badge, facts))
+    return f'<div style="max-width:760px">{title}{shown}<div>{badges}</div>{note}</div>'
 
 
 def session_text(session: Session) -> str:
@@ -74,7 +90,7 @@ def session_text(session: Session) -> str:
 
 def session_html(session: Session) -> str:
     """Its name, how full it is, and what waits."""
-    name = f'<b style="color:{INK}">{text(session.name)}</b>'
+    name = _bold(session.name)
     if session.closed:
         return f"<div>{name} {badge('closed')}</div>"
     used = min(1.0, session.cells_used / session.capacity)
@@ -87,15 +103,11 @@ def session_html(session: Session) -> str:
         facts.append(f"the last {session.window_rows:,} rows in view")
     if session.state == "evicted":
         facts.append(f"evicted, about {milliseconds(1e3 * session.return_cost_s)} to return")
-    elif session.error is not None:
-        facts.append(f"stands still: {session.error}")
     elif session.state != "open":
         facts.append(session.state)
-    bar = share_bar([used], [colour_of(0)])
-    return (
-        f'<div style="max-width:520px">{name} {"".join(map(badge, facts))}'
-        f'<div style="margin-top:4px">{bar}</div></div>'
-    )
+    error = session.error
+    note = "" if error is None else _note(f"{error}; session.retry() goes on", ALARM)
+    return _with_bar(f"{name} {''.join(map(badge, facts))}", used) + note
 
 
 def stats_text(stats: EngineStats) -> str:
@@ -113,22 +125,63 @@ def stats_html(stats: EngineStats) -> str:
     return f"<table>{rows}</table>"
 
 
+def engine_text(engine: Engine) -> str:
+    """What `repr` says."""
+    return repr(engine)
+
+
 def engine_html(engine: Engine) -> str:
     """What it runs, and how much of its pool is promised."""
     if engine.closed:
-        return f"<div><b>{text(engine.model_name)}</b> {badge('closed')}</div>"
+        return f"<div>{_bold(engine.model_name)} {badge('closed')}</div>"
     stats = engine.stats()
     taken = stats.num_cells - stats.free_cells
     facts = [
-        f"{stats.dtype} on {stats.device}", f"{len(stats.promised_cells)} sessions",
-        f"{taken:,} of {stats.num_cells:,} cells taken", f"{stats.answers:,} answers",
+        f"{stats.dtype} on {stats.device}", _plural(len(stats.promised_cells), "session"),
+        f"{taken:,} of {stats.num_cells:,} cells taken", _plural(stats.answers, "answer"),
     ]  # fmt: skip
-    return (
-        f'<div style="max-width:520px"><b style="color:{INK}">{text(stats.model)}</b> '
-        f"{''.join(map(badge, facts))}"
-        f'<div style="margin-top:4px">{share_bar([taken / stats.num_cells], [colour_of(0)])}'
-        "</div></div>"
-    )
+    head = f"{_bold(stats.model)} {''.join(map(badge, facts))}"
+    return _with_bar(head, taken / stats.num_cells)
+
+
+def tick_text(tick: Tick) -> str:
+    """What `repr` says."""
+    return repr(tick)
+
+
+def tick_html(tick: Tick) -> str:
+    """How much came, and whether questions see it."""
+    if tick.version is not None:
+        state = f"visible as version {tick.version:,}"
+    else:
+        state = "queued" if tick.error is None else "failed"
+    facts = [_plural(tick.rows, "row"), _plural(tick.num_tokens, "token"), state]
+    note = "" if tick.error is None else _note(str(tick.error), ALARM)
+    return f'<div style="max-width:520px">{"".join(map(badge, facts))}{note}</div>'
+
+
+def feed_text(feed: Feed) -> str:
+    """How many rows have gone in, and whether it goes on."""
+    return f"stream: {_sent(feed)}, {_feed_state(feed)}"
+
+
+def feed_html(feed: Feed) -> str:
+    """The same, with a bar where its end is known."""
+    facts = "".join(map(badge, ["stream", _sent(feed), _feed_state(feed)]))
+    note = "" if feed.error is None else _note(str(feed.error), ALARM)
+    if not feed.rows_total:
+        return f'<div style="max-width:520px">{facts}{note}</div>'
+    return _with_bar(facts, feed.rows_sent / feed.rows_total) + note
+
+
+def moment_text(moment: Moment) -> str:
+    """As people say it."""
+    return f"as of {moment}"
+
+
+def moment_html(moment: Moment) -> str:
+    """The same as a badge."""
+    return badge(moment_text(moment))
 
 
 def sessions_frame(engine: Engine | None) -> pl.DataFrame:
@@ -148,6 +201,26 @@ def sessions_frame(engine: Engine | None) -> pl.DataFrame:
     return pl.DataFrame(rows, schema=schema, orient="row")
 
 
+def flashes_frame(sessions: Iterable[Session]) -> pl.DataFrame:
+    """One row per flash query: what it asks, its latest answer, and how fresh that is."""
+    import polars as pl
+
+    schema = {
+        "session": pl.String, "name": pl.String, "question": pl.String, "choices": pl.String,
+        "answer": pl.String, "confidence": pl.Float64, "version": pl.Int64, "age": pl.Int64,
+        "evaluations": pl.Int64, "state": pl.String,
+    }  # fmt: skip
+    rows = []
+    for query in (query for session in sessions for query in session.flash_queries):
+        answer = query.answer
+        rows.append(
+            (query.session.name, query.name, query.question, ",".join(query.choices) or None,
+             answer and answer.text, answer and answer.confidence, answer and answer.version,
+             query.age if answer else None, query.evaluations, _flash_state(query))
+        )  # fmt: skip
+    return pl.DataFrame(rows, schema=schema, orient="row")
+
+
 def register(shell: Any) -> None:
     """Give these displays to an IPython shell."""
     formatters = shell.display_formatter.formatters
@@ -155,7 +228,8 @@ def register(shell: Any) -> None:
         formatters["text/plain"].for_type(kind, _pretty(function))
     for kind, function in _HTML.items():
         formatters["text/html"].for_type(kind, function)
-    shell.display_formatter.ipython_display_formatter.for_type(Answer, _already_shown)
+    for kind in _DRAWN:
+        shell.display_formatter.ipython_display_formatter.for_type(kind, _already_shown)
 
 
 def unregister(shell: Any) -> None:
@@ -165,32 +239,34 @@ def unregister(shell: Any) -> None:
         formatters["text/plain"].type_printers.pop(kind, None)
     for kind in _HTML:
         formatters["text/html"].type_printers.pop(kind, None)
-    shell.display_formatter.ipython_display_formatter.type_printers.pop(Answer, None)
+    for kind in _DRAWN:
+        shell.display_formatter.ipython_display_formatter.type_printers.pop(kind, None)
 
 
-def bundle(answer: Answer) -> dict[str, str]:
-    """Both forms of an answer, by MIME type."""
-    return {"text/plain": answer_text(answer), "text/html": answer_html(answer)}
+def bundle(value: Answer | Backtest) -> dict[str, str]:
+    """Both forms of what is drawn while it comes, by MIME type."""
+    return {"text/plain": _TEXT[type(value)](value), "text/html": _HTML[type(value)](value)}
 
 
-# Answers that were drawn as they came, and the cell they were drawn in: a cell that ends with one
-# would show it twice.
-_drawn: weakref.WeakKeyDictionary[Answer, int] = weakref.WeakKeyDictionary()
+# What was drawn as it came, and the cell it was drawn in: a cell that ends with it would show it
+# twice.
+_DRAWN = (Answer, Backtest, Feed)
+_drawn: weakref.WeakKeyDictionary[Answer | Backtest | Feed, int] = weakref.WeakKeyDictionary()
 
 
-def drawn(answer: Answer, cell: int) -> None:
-    """Note that this cell has shown the answer already."""
-    _drawn[answer] = cell
+def drawn(value: Answer | Backtest | Feed, cell: int) -> None:
+    """Note that this cell has shown it already."""
+    _drawn[value] = cell
 
 
-def _already_shown(answer: Answer) -> None:
+def _already_shown(value: Answer | Backtest | Feed) -> None:
     """IPython shows an object itself unless this returns; it does for what is on screen."""
     from IPython.core.getipython import get_ipython
 
     shell = get_ipython()
-    if shell is None or _drawn.get(answer) != shell.execution_count:
+    if shell is None or _drawn.get(value) != shell.execution_count:
         raise NotImplementedError
-    del _drawn[answer]
+    del _drawn[value]
 
 
 def _numbers(answer: Answer) -> list[str]:
@@ -212,9 +288,20 @@ def _numbers(answer: Answer) -> list[str]:
         numbers.append("stopped")
     if answer.token_ids:
         numbers.append(f"confidence {answer.confidence:.2f}")
-    if answer.position >= 0:
+    if answer.stateless:
+        numbers.append(f"stateless, {answer.context:,} tokens" if answer.context else "stateless")
+    elif answer.at is not None:
+        numbers += [_as_of(answer), f"version {answer.version:,}, {answer.position:,} tokens"]
+    elif answer.position >= 0:
         numbers.append(f"as of version {answer.version:,}, {answer.position:,} tokens")
     return numbers
+
+
+def _as_of(answer: Answer) -> str:
+    """The moment asked for; one counted from the end says where that was."""
+    assert answer.at is not None
+    said = moment_text(answer.at)
+    return said if answer.at.number >= 0 or answer.row < 0 else f"{said}, row {answer.row:,}"
 
 
 def _choices_html(probabilities: dict[str, float], choice: str) -> str:
@@ -230,6 +317,47 @@ def _choices_html(probabilities: dict[str, float], choice: str) -> str:
         '<div style="display:grid;grid-template-columns:minmax(3em,max-content) minmax(80px,220px) '
         f'max-content;gap:1px 10px">{"".join(rows)}</div>'
     )
+
+
+def _bold(words: str) -> str:
+    return f'<b style="color:{INK};overflow-wrap:anywhere">{text(words)}</b>'
+
+
+def _note(words: str, colour: str) -> str:
+    """A sentence, which may be long, where a badge would not fit."""
+    return f'<div style="color:{colour};overflow-wrap:anywhere">{text(words)}</div>'
+
+
+def _with_bar(head: str, share: float) -> str:
+    bar = share_bar([share], [colour_of(0)])
+    return f'<div style="max-width:520px">{head}<div style="margin-top:4px">{bar}</div></div>'
+
+
+def _plural(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def _sent(feed: Feed) -> str:
+    total = "" if feed.rows_total is None else f" of {feed.rows_total:,}"
+    return f"{feed.rows_sent:,}{total} rows"
+
+
+def _feed_state(feed: Feed) -> str:
+    if not feed.done:
+        return "running"
+    if feed.error is not None:
+        return "failed"
+    return "done" if feed.rows_total in (None, feed.rows_sent) else "stopped"
+
+
+def _flash_state(query: FlashQuery) -> str:
+    if query.paused:
+        return "paused"
+    if query.error is not None:
+        return "failed"
+    if query.answer is None:
+        return "waiting"
+    return "fresh" if query.is_fresh else "behind"
 
 
 def _stats(stats: EngineStats) -> list[tuple[str, str]]:
@@ -261,14 +389,23 @@ def _pretty(function: Callable[[Any], str]) -> Callable[[Any, Any, bool], None]:
 
 _TEXT: dict[type, Callable[[Any], str]] = {
     Answer: answer_text,
-    FlashQuery: flash_text,
-    Session: session_text,
+    Backtest: backtest_text,
+    Engine: engine_text,
     EngineStats: stats_text,
+    Feed: feed_text,
+    FlashQuery: flash_text,
+    Moment: moment_text,
+    Session: session_text,
+    Tick: tick_text,
 }
 _HTML: dict[type, Callable[[Any], str]] = {
     Answer: answer_html,
-    FlashQuery: flash_html,
-    Session: session_html,
-    EngineStats: stats_html,
+    Backtest: backtest_html,
     Engine: engine_html,
+    EngineStats: stats_html,
+    Feed: feed_html,
+    FlashQuery: flash_html,
+    Moment: moment_html,
+    Session: session_html,
+    Tick: tick_html,
 }

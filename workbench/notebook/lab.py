@@ -129,6 +129,24 @@ def cell_errors(page: Any) -> list[str]:
     return errors
 
 
+def execute(page: Any, code: str) -> str:
+    """Run code in the notebook's kernel, outside its cells; returns what it printed or raised."""
+    said: str = page.evaluate(
+        f"""async code => {{
+          const kernel = {_WIDGET}.sessionContext.session.kernel;
+          let said = '', done = false;
+          while (!done) {{  // a kernel drops what it is sent right after an error
+            const future = kernel.requestExecute({{code}});
+            future.onIOPub = m => {{ said += m.content.text || m.content.ename || '' }};
+            done = (await future.done).content.status !== 'aborted';
+          }}
+          return said.trim();
+        }}""",
+        code,
+    )
+    return said
+
+
 def shut_down(page: Any) -> None:
     """End the notebook's kernel."""
     page.evaluate(f"async () => {{ await {_WIDGET}.sessionContext.shutdown() }}")

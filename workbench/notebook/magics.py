@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 import sys
+import weakref
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from IPython.core.magic import (
@@ -16,44 +18,45 @@ from IPython.core.magic import (
 from IPython.display import DisplayHandle, display
 
 from workbench.answer import Answer
-from workbench.errors import OptionsError, SessionNotFound, WorkbenchError
+from workbench.backtest import Backtest
+from workbench.errors import (
+    CellsExhausted,
+    EngineClosed,
+    OptionsError,
+    QuestionError,
+    SessionClosed,
+    SessionNotFound,
+    WorkbenchError,
+    warn,
+)
+from workbench.flash.query import FlashQuery
 from workbench.front import Engine, current_engine
 from workbench.notebook import display as displays
 from workbench.notebook.complete import matcher
+from workbench.notebook.help import help_text
 from workbench.notebook.options import StatefulOptions, parse_cell, parse_line
 from workbench.notebook.turn import Turn, add_await
 from workbench.session import Session
-
-HELP = """\
-%stateful open NAME [--prompt "..."] [--schema ohlcv] [--cells N] [--model ID] [--on-full raise]
-                    [--overflow error|rebuild|evict] [--window TOKENS] [--evictable]
-%stateful list | status | use NAME | close [NAME | --all] | dashboard
-%stateful push NAME EXPRESSION              a dict, text, list of either, or frame
-%stateful ask [NAME] words of the question  [--choices up,down] [--max-tokens N] [-o VAR]
-%stateful flash [NAME] words of the question [--choices up,down] [--name SHORT]
-
-%%stateful [NAME] [--choices up,down] [--max-tokens N] [--push] [--flash] [--no-stream] [-o VAR]
-the cell's text is the question; with --push each line is a row, with --flash a flash query
-
-Without NAME the session used last is meant. {name} in a question is the variable's value.
-In Python: s = wb.Engine().open("btc"); s.push(row); s.ask("..."); s.flash("...")"""
+from workbench.streams.feed import Feed
+from workbench.streams.frames import is_frame, to_rows
 
 # The engine that `%stateful open` opened: `current_engine` knows it only while somebody holds it,
 # and `%reload_ext` must not let it go.
 _held: list[Engine] = []
 
 
-_ASKS = re.compile(r"^(\s*(?:[\w.,\s]+=\s*)?%stateful\s+(?:ask|flash)\s.*\?)(?=\s*$)")
+_ASKS = re.compile(r"^(\s*(?:[\w.,\s]+=\s*)?%stateful\s+(?:ask|flash|backtest)\s.*\?)(?=\s*$)")
 
 
 @magics_class
 class StatefulMagics(Magics):
-    """The two magics; remembers only which session was used last."""
+    """The two magics; remembers which session was used last, and what streams into each."""
 
     def __init__(self, shell: Any) -> None:
         """Belong to this shell."""
         super().__init__(shell)
         self._shell = shell
+        self._feeds: weakref.WeakKeyDictionary[Feed, Session] = weakref.WeakKeyDictionary()
         self.last: str | None = None
 
     @no_var_expand
@@ -68,14 +71,17 @@ class StatefulMagics(Magics):
 
             %stateful open btc --prompt "You watch the tape." --schema ohlcv --cells 8192
             %stateful push btc bars
+            %stateful stream btc bars --rate 10
             %stateful ask btc What was the last close?
-            %stateful ask Is the trend up or down? --choices up,down
-            %stateful flash btc Is the trend up or down? --choices up,down
+            %stateful ask Is the trend up or down? --choices up,down --at -10
+            %stateful flash btc Is the trend up or down? --choices up,down --name trend
+            %stateful backtest btc Up or down? --choices up,down --every 10
             %stateful list
             %stateful close btc
 
         What is pushed is any expression: a dict, a text, a list of either, or a frame. There are
-        also ``status``, ``use NAME``, ``dashboard``, ``close --all`` and ``help``.
+        also ``status``, ``use NAME``, ``flashes``, ``dashboard``, ``close --all`` and
+        ``help COMMAND``, which shows a command's options and the same in Python.
 
         A cell, whose text is the question; the answer shows while it decodes::
 
@@ -86,17 +92,24 @@ class StatefulMagics(Magics):
 
             --choices up,down   score these answers instead of writing one
             --max-tokens N      where an open answer ends at the latest
+            --stop TEXT         a text that ends it
+            --temperature T     0 is greedy; with --seed N the same answer every time
+            --at 500|v12|-10    as of row 500, version 12, or ten rows ago
             --push              each line of the cell is a row of text, pushed as one tick
             --flash             each line is a flash query: answered anew after every tick
+            --backtest EVERY    ask as of every so many rows, --from N --to N
+            --stream EXPR       first begin a background stream of these rows:
+                                --rate N rows a second, or --speed 60x; --every N rows per tick
             --no-stream         show the answer only when it is complete
-            -o VAR              also put the answer into this variable
+            -o NAME             also put the answer into this variable
 
         ``{name}`` in a question or an option is the value of the variable, formats included
         (``{price:.2f}``); unknown braces stay as they are. Without a name, the session used last
         is meant.
 
         ``x = %stateful ask ...`` assigns the `Answer`. Inside a ``def`` it assigns a turn: call
-        its ``result()``. Interrupting the cell cancels the question; the text so far stays.
+        its ``result()``. Interrupting the cell cancels the question or the back-test; what has
+        arrived stays. A stream goes on in the background: ``feed.stop()`` ends it.
         """
         names = {**self._shell.user_ns, **(local_ns or {})}
         engine = current_engine()
@@ -111,36 +124,57 @@ class StatefulMagics(Magics):
     ) -> Turn[Any]:
         match options.command:
             case "help":
-                self._say(HELP)
+                sys.stdout.write(help_text(options.text) + "\n")
                 return Turn(None)
             case "open":
                 return Turn(self._open(options, engine))
             case "list":
                 return Turn(displays.sessions_frame(engine))
+            case "status":
+                return Turn(_open_engine(engine).stats())
+            case "dashboard":
+                from workbench.notebook.dashboard import dashboard
+
+                return Turn(dashboard(_open_engine(engine)))
             case "close" if options.every_session:
                 for session in engine.sessions.values() if engine is not None else ():
                     session.close()
                 return Turn(None)
-            case "ask":
-                return self._ask(self._session(options, engine), options)
-            case "push":
-                session = self._session(options, engine)
-                rows = options.lines or self._value(options.text, names)
-                return Turn(session.push(list(rows) if options.lines else rows))
-            case "flash":
-                return Turn(self._flash(self._session(options, engine), options))
+            case "flash" if options.pause or options.resume or options.remove:
+                return Turn(self._change(options, _open_engine(engine)))
+            case "flashes":
+                named = options.session is not None
+                sessions = [self._session(options, engine)] if named else _sessions(engine)
+                return Turn(displays.flashes_frame(sessions))
+            case _:
+                return self._with(self._session(options, engine), options, names)
+
+    def _with(self, session: Session, options: StatefulOptions, names: dict[str, Any]) -> Turn[Any]:
+        """What a session is wanted for."""
+        match options.command:
             case "use":
-                return Turn(self._session(options, engine))
+                return Turn(session)
             case "close":
-                self._session(options, engine).close()
+                session.close()
                 self.last = None
                 return Turn(None)
-            case "status":
-                return Turn(_open_engine(engine).stats())
-            case _:
-                from workbench.notebook.dashboard import dashboard
-
-                return Turn(dashboard(_open_engine(engine)))
+            case "push" if options.lines:
+                return Turn(session.push(list(options.lines)))
+            case "push":
+                return Turn(session.push(_value("push", options.text, names, to_rows)))
+            case "stream" if options.ends:
+                self._end_streams(session)
+                return Turn(None)
+            case "stream":
+                return Turn(self._stream(session, options.text, options, names))
+        if options.source is None:
+            return self._asked(session, options)
+        feed = self._stream(session, options.source, options, names)
+        try:
+            return self._asked(session, options)
+        except BaseException:
+            feed.stop()  # a cell that cannot ask changes nothing
+            raise
 
     def _open(self, options: StatefulOptions, engine: Engine | None) -> Session:
         assert options.session is not None
@@ -154,12 +188,15 @@ class StatefulMagics(Magics):
                 f"one in Python: wb.Engine({options.model!r})"
             )
             raise OptionsError(msg)
-        session = engine.open(
-            options.session, prompt=options.prompt, schema=options.schema, cells=options.cells,
-            on_full=options.on_full,  # type: ignore[arg-type]
-            overflow=options.overflow,  # type: ignore[arg-type]
-            window=options.window, evictable=options.evictable,
-        )  # fmt: skip
+        try:
+            session = engine.open(options.session, **options.keywords())
+        except TimeoutError:
+            held = ", ".join(f"{s.name} {s.budget:,}" for s in engine.sessions.values())
+            msg = (
+                f"session {options.session!r} got no cells in {options.wait:g} s (held: {held}); "
+                "close one of these, or ask for fewer --cells or a longer --wait"
+            )
+            raise CellsExhausted(msg) from None
         self.last = options.session
         return session
 
@@ -177,50 +214,94 @@ class StatefulMagics(Magics):
         self.last = name
         return session
 
-    def _ask(self, session: Session, options: StatefulOptions) -> Turn[Answer]:
-        asked: dict[str, Any] = {"choices": options.choices}
-        if options.max_tokens is not None:
-            asked["max_tokens"] = options.max_tokens
-        answer = session.ask_start(options.text, **asked)
+    def _asked(self, session: Session, options: StatefulOptions) -> Turn[Any]:
+        value: Answer | Backtest
+        match options.command:
+            case "flash" if options.lines:
+                lines = map(str.strip, options.lines)
+                return Turn([session.flash(line, **options.keywords()) for line in lines])
+            case "flash":
+                return Turn(session.flash(options.text, **options.keywords()))
+            case "backtest":
+                value = session.backtest_start(options.text, **options.keywords())
+            case _:
+                value = session.ask_start(options.text, **options.keywords())
         if options.out is not None:
-            self._shell.user_ns[options.out] = answer  # before its end: an interrupt keeps it
+            self._shell.user_ns[options.out] = value  # before its end: an interrupt keeps it
         # Only a kernel can redraw what it has shown; a terminal shows the answer once, complete.
-        live = options.stream and getattr(self._shell, "kernel", None) is not None
-        return Turn(answer, _LiveOutput(self._shell.execution_count) if live else None)
+        live = options.live and self._in_kernel
+        return Turn(value, _LiveOutput(self._shell.execution_count) if live else None)
 
-    def _flash(self, session: Session, options: StatefulOptions) -> Any:
-        asked: dict[str, Any] = {"choices": options.choices}
-        if options.max_tokens is not None:
-            asked["max_tokens"] = options.max_tokens
-        if not options.lines:
-            return session.flash(options.text, name=options.name, **asked)
-        return [session.flash(line, **asked) for line in map(str.strip, options.lines)]
+    def _stream(
+        self, session: Session, source: str, options: StatefulOptions, names: dict[str, Any]
+    ) -> Feed:
+        rows = _value("stream", source, names, _source)
+        feed = session.stream(rows, **options.keywords("stream"))
+        self._feeds[feed] = session
+        if self._in_kernel:
+            displays.drawn(feed, self._shell.execution_count)  # its progress bar is there
 
-    def _value(self, expression: str, names: dict[str, Any]) -> Any:
-        try:
-            return eval(expression, names)
-        except WorkbenchError:
-            raise
-        except Exception as error:
-            msg = f"%stateful push: {expression!r} raised {type(error).__name__}: {error}"
-            raise OptionsError(msg) from error
+        def tell() -> None:
+            if feed.error is not None and not isinstance(feed.error, SessionClosed | EngineClosed):
+                warn(f"the stream into {session.name!r} ended early: {_one_line(feed.error)}")
 
-    def _say(self, words: str) -> None:
-        sys.stdout.write(words + "\n")
+        feed.when_done(tell)
+        return feed
+
+    def _end_streams(self, session: Session) -> None:
+        running = [f for f, into in self._feeds.items() if into is session and not f.done]
+        if not running:
+            msg = f"%stateful stream --end: no stream of a magic runs into {session.name!r}"
+            raise OptionsError(f"{msg}; one begun in Python ends with feed.stop()")
+        for feed in running:
+            feed.stop()
+
+    def _change(self, options: StatefulOptions, engine: Engine) -> FlashQuery:
+        """Pause, resume or remove a flash query, by its name or its question."""
+        name = options.pause or options.resume or options.remove
+        sessions = _sessions(engine)
+        if options.session is not None:
+            sessions = [self._session(options, engine)]
+        queries = [query for session in sessions for query in session.flash_queries]
+        found = [query for query in queries if name in (query.name, query.question)]
+        if len(found) > 1:
+            last = [query for query in found if query.session.name == self.last]
+            found = last if len(last) == 1 else found
+        if len(found) != 1:
+            of = f" of session {options.session!r}" if options.session is not None else ""
+            known = ", ".join(repr(query.name) for query in queries) or "none"
+            what = "there is none" if not found else f"{len(found)} are called so; name a session"
+            msg = f"flash query {name!r}{of}: {what} (registered: {known})"
+            raise QuestionError(msg)
+        (query,) = found
+        if options.pause:
+            query.pause()
+        elif options.resume:
+            query.resume()
+        else:
+            query.remove()
+        return query
+
+    @property
+    def _in_kernel(self) -> bool:
+        return getattr(self._shell, "kernel", None) is not None
 
 
 class _LiveOutput:
-    """One output of a cell, redrawn while an answer decodes."""
+    """One output of a cell, redrawn while an answer decodes or a back-test is under way."""
 
     def __init__(self, cell: int) -> None:
         self._cell = cell
         self._handle: DisplayHandle | None = None
         self._last: dict[str, str] = {}
 
-    def show(self, answer: Answer) -> None:
-        if answer.error is not None and answer.finish_reason == "error" and not answer.text:
-            return  # the error says it
-        data = displays.bundle(answer)
+    def show(self, value: Answer | Backtest) -> None:
+        empty = not (value.text if isinstance(value, Answer) else value.answered)
+        data = displays.bundle(value)
+        if value.error is not None and value.finish_reason == "error" and empty:
+            if self._handle is None:
+                return
+            data = {"text/plain": "", "text/html": ""}  # the error says it
         if data == self._last:
             return
         self._last = data
@@ -228,7 +309,7 @@ class _LiveOutput:
             self._handle = display(data, raw=True, display_id=True)
         else:
             self._handle.update(data, raw=True)
-        displays.drawn(answer, self._cell)
+        displays.drawn(value, self._cell)
 
 
 def keep_question_mark(lines: list[str]) -> list[str]:
@@ -247,6 +328,41 @@ def _open_engine(engine: Engine | None) -> Engine:
         msg = "no session is open; open one with %stateful open NAME"
         raise SessionNotFound(msg)
     return engine
+
+
+def _sessions(engine: Engine | None) -> list[Session]:
+    return list(engine.sessions.values()) if engine is not None else []
+
+
+def _value(command: str, expression: str, names: dict[str, Any], read: Any) -> Any:
+    """What the user's expression gives, as ``read`` takes it; what it raises is one line."""
+    try:
+        return read(eval(expression, names))
+    except WorkbenchError:
+        raise
+    except Exception as error:
+        said = _one_line(error)
+        msg = f"%stateful {command}: {expression!r} raised {type(error).__name__}: {said}"
+        raise OptionsError(msg) from error
+
+
+def _source(value: Any) -> Any:
+    """What can be streamed: a frame, or rows one by one."""
+    if is_frame(value) or (isinstance(value, Iterable) and not isinstance(value, _NO_SOURCE)):
+        return value
+    msg = (
+        f"%stateful stream: expected a frame or rows one by one, got {type(value).__name__}; "
+        "a single row goes in with %stateful push"
+    )
+    raise OptionsError(msg)
+
+
+_NO_SOURCE = (Mapping, str, bytes)  # iterable, but not by rows
+
+
+def _one_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else ""
 
 
 def load(shell: Any) -> None:

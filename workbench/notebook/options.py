@@ -4,58 +4,44 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from workbench.errors import OptionsError
-
-# Which options each command takes; the magics, the completion and the errors all read this.
-COMMANDS: dict[str, tuple[str, ...]] = {
-    "help": (),
-    "open": (
-        "--prompt", "--schema", "--cells", "--model", "--on-full", "--overflow", "--window",
-        "--evictable",
-    ),
-    "list": (),
-    "status": (),
-    "use": (),
-    "close": ("--all",),
-    "ask": ("--choices", "--max-tokens", "--no-stream", "-o"),
-    "push": (),
-    "flash": ("--choices", "--max-tokens", "--name"),
-    "dashboard": (),
-}  # fmt: skip
-CELL_OPTIONS = ("--choices", "--max-tokens", "--push", "--flash", "--no-stream", "-o")
-FLAGS = frozenset({"--all", "--push", "--flash", "--no-stream", "--evictable"})
-VALUES: dict[str, tuple[str, ...]] = {
-    "--schema": ("ohlcv", "rows"),
-    "--on-full": ("block", "raise", "drop_oldest"),
-    "--overflow": ("error", "rebuild", "evict"),
-    "--choices": ("up,down", "yes,no", "above,below"),
-}
+from workbench.moment import Moment
+from workbench.notebook.commands import CELL, CLASHES, COMMANDS, MODES, NEEDS, Command, Option
 
 _BRACES = re.compile(r"\{([A-Za-z_]\w*)(?:!([rs]))?(?::([^{}]*))?\}")
 _WORD = re.compile(r"\s*(\S+)")
 _OPTION = re.compile(r"(--?[A-Za-z][\w-]*)(=)?")
 _VALUE = re.compile(r"""\s*("(?:[^"\\]|\\.)*"|'(?:[^'\\]|\\.)*'|[^\s"']\S*)(?=\s|$)""")
+_ESCAPES = {"n": "\n", "t": "\t"}
+_CHANGES = ("--pause", "--resume", "--remove")
+_LINES = ("--push", "--flash")  # what takes a cell line by line
 
 
 @dataclass(frozen=True)
 class StatefulOptions:
-    """What a line asks for.
+    """What a line asks for; None where Python's own default is meant.
 
     Attributes:
-        command: one of `COMMANDS`; a cell's is ``ask``, ``push`` or ``flash``.
+        command: one of `COMMANDS`; a cell's is ``ask``, ``push``, ``flash`` or ``backtest``.
         session: the session's name; None is the one used last.
-        text: the question, or the expression to push.
+        text: the question, the expression to push or stream, or what help is wanted for.
         lines: a cell's lines that are not blank, for ``--push`` and ``--flash``.
-        prompt, schema, cells, model: as `Engine.open` and `Engine` take them.
-        on_full, overflow, window, evictable: as `Engine.open` takes them.
-        choices, max_tokens: as `Session.ask` takes them.
+        prompt, schema, cells, overflow, window, evictable, wait, on_full, max_pending: as
+            `Engine.open` takes them.
+        model: as `Engine` takes it.
+        choices, max_tokens, stop, temperature, top_p, seed, at: as `Session.ask` takes them.
         name: how boards call a flash query.
-        stream: show an open answer while it decodes.
-        out: the variable that gets the answer.
+        pause, resume, remove: the flash query to do this to.
+        every, start, end: as `Session.backtest` takes them.
+        rate, speed: as `Session.stream` takes them; ``every`` is its rows per tick.
+        source: a cell's expression to stream.
+        ends: end the background streams of the session.
+        live: show the result while it comes.
+        out: the variable that gets the result.
         every_session: close all of them.
     """
 
@@ -67,16 +53,38 @@ class StatefulOptions:
     schema: str | None = None
     cells: int | None = None
     model: str | None = None
-    on_full: str = "block"
-    overflow: str = "error"
+    overflow: str | None = None
     window: int | None = None
-    evictable: bool = False
+    evictable: bool | None = None
+    wait: float | None = None
+    on_full: str | None = None
+    max_pending: int | None = None
     choices: tuple[str, ...] | None = None
     max_tokens: int | None = None
+    stop: str | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    seed: int | None = None
+    at: Moment | None = None
     name: str | None = None
-    stream: bool = True
+    pause: str | None = None
+    resume: str | None = None
+    remove: str | None = None
+    every: int | None = None
+    start: int | None = None
+    end: int | None = None
+    rate: float | None = None
+    speed: str | None = None
+    source: str | None = None
+    ends: bool = False
+    live: bool = True
     out: str | None = None
     every_session: bool = False
+
+    def keywords(self, command: str | None = None) -> dict[str, Any]:
+        """What the Python method behind a command (its own if None) is called with by keyword."""
+        keys = [o.key for o in COMMANDS[command or self.command].options if o.is_keyword]
+        return {key: value for key in keys if (value := getattr(self, key)) is not None}
 
 
 def expand(text: str, names: Mapping[str, Any]) -> str:
@@ -89,10 +97,10 @@ def expand(text: str, names: Mapping[str, Any]) -> str:
         name, conversion, form = found.groups()
         if name not in names:
             return found[0]
-        shown = repr(names[name]) if conversion == "r" else names[name]
         try:
+            shown = repr(names[name]) if conversion == "r" else names[name]
             return format(str(shown) if conversion == "s" else shown, form or "")
-        except (TypeError, ValueError):
+        except Exception:  # whatever the variable's own class raises
             return found[0]
 
     return _BRACES.sub(value, text)
@@ -124,23 +132,31 @@ def parse_line(
         raise OptionsError(msg)
     if command == "push":
         return _push(rest)
-    words, given = _split(rest, COMMANDS[command], f"%stateful {command}", names or {})
+    if command == "stream":
+        return _stream(rest, names or {})
+    where = f"%stateful {command}"
+    words, chosen = _split(rest, COMMANDS[command], where, names or {})
+    given = _by_key(COMMANDS[command], chosen)
     match command:
-        case "open":
-            return StatefulOptions(command, _one(command, words, "a NAME"), **given)
-        case "use":
-            return StatefulOptions(command, _one(command, words, "a NAME"))
+        case "open" | "use":
+            return StatefulOptions(command, _one(where, words, "a NAME"), **given)
         case "close":
             name = words[0] if words else None
             if len(words) > 1 or (name and given):
-                msg = f"%stateful close: expected one NAME or --all, got {' '.join(words)!r}"
+                msg = f"{where}: expected one NAME or --all, got {' '.join(words)!r}"
                 raise OptionsError(f"{msg}{' and --all' if given else ''}")
             return StatefulOptions(command, name, **given)
-        case "ask" | "flash":
+        case "flash" if changes := [name for name in _CHANGES if name in chosen]:
+            return _change(where, changes[0], words, chosen)
+        case "ask" | "flash" | "backtest":
             return _question(command, words, given, sessions)
+        case "flashes" if words:
+            return StatefulOptions(command, _one(where, words, "one NAME or nothing"))
+        case "help" if words:
+            return StatefulOptions(command, text=_topic(_one(where, words, "one COMMAND")))
         case _:
             if words:
-                msg = f"%stateful {command}: expected nothing after it, got {' '.join(words)!r}"
+                msg = f"{where}: expected nothing after it, got {' '.join(words)!r}"
                 raise OptionsError(msg)
             return StatefulOptions(command)
 
@@ -153,31 +169,35 @@ def parse_cell(line: str, cell: str, names: Mapping[str, Any] | None = None) -> 
     Raises:
         OptionsError: it cannot be understood; the message says what was expected.
     """
-    words, given = _split(line, CELL_OPTIONS, "%%stateful", names or {})
-    push, flash = given.pop("push", False), given.pop("flash", False)
+    words, chosen = _split(line, CELL, "%%stateful", names or {})
     if len(words) > 1:
         msg = (
             f"%%stateful: expected one session's NAME on the first line, got {' '.join(words)!r}; "
             "the question goes below it"
         )
         raise OptionsError(msg)
-    useless = list(given) if push else [n for n in ("out", "stream") if flash and n in given]
-    if useless:
-        shown = ", ".join(map(_written, useless))
-        mode = "push" if push else "flash"
-        msg = f"%%stateful --{mode}: {shown} means nothing here; leave it out"
-        raise OptionsError(msg)
-    if push and flash:
-        msg = "%%stateful: expected --push or --flash, got both; use two cells"
-        raise OptionsError(msg)
-    command = "push" if push else "flash" if flash else "ask"
-    text = cell if push else expand(cell, names or {})
+    mode = next((name.removeprefix("--") for name in MODES if name in chosen), "ask")
+    text = cell if mode == "push" else expand(cell, names or {})
     if not text.strip():
-        what = {"push": "rows", "flash": "questions", "ask": "a question"}[command]
+        what = {"push": "rows", "flash": "questions"}.get(mode, "a question")
         msg = f"%%stateful: the cell is empty; expected {what} below the first line"
         raise OptionsError(msg)
-    lines = () if command == "ask" else tuple(x for x in text.splitlines() if x.strip())
-    return StatefulOptions(command, words[0] if words else None, text.strip(), lines, **given)
+    lines = [x for x in text.splitlines() if x.strip()] if f"--{mode}" in _LINES else []
+    session = words[0] if words else None
+    given = _by_key(CELL, {name: chosen[name] for name in chosen if name not in _LINES})
+    return StatefulOptions(mode, session, text.strip(), tuple(lines), **given)
+
+
+def excluded(names: Iterable[str]) -> set[str]:
+    """Options that mean nothing beside these."""
+    names = set(names)
+    out = {other for mode in MODES if mode in names for other in MODES if other != mode}
+    for name, others, _ in CLASHES:
+        if name in names:
+            out.update(others)
+        if names.intersection(others):
+            out.add(name)
+    return out
 
 
 def _push(rest: str) -> StatefulOptions:
@@ -186,6 +206,53 @@ def _push(rest: str) -> StatefulOptions:
         msg = f"%stateful push: expected NAME EXPRESSION, got {rest!r}; such as: push btc row"
         raise OptionsError(msg)
     return StatefulOptions("push", name, expression.strip())
+
+
+def _stream(rest: str, names: Mapping[str, Any]) -> StatefulOptions:
+    """Options stand behind the expression, which may itself have dashes: ``x --y``."""
+    where, command = "%stateful stream", COMMANDS["stream"]
+    name, _, tail = rest.partition(" ")
+    if name.startswith("-"):
+        name, tail = "", rest
+    expression, given = tail.strip(), {}
+    for found in re.finditer(r"(?:^|(?<=\s))-[-a-z]", tail):
+        try:
+            words, chosen = _split(tail[found.start() :], command, where, names)
+        except OptionsError:
+            if _is_expression(tail):
+                break
+            raise
+        if not words:
+            expression, given = tail[: found.start()].strip(), _by_key(command, chosen)
+            break
+    if given.get("ends"):
+        if expression:
+            msg = f"{where} --end: expected [NAME] alone, got {expression!r}; it begins no stream"
+            raise OptionsError(msg)
+    elif not name or not expression or expression.startswith("--"):
+        msg = (
+            f"{where}: expected NAME EXPRESSION, then options, got {rest!r}; such as: "
+            "stream btc bars --rate 10"
+        )
+        raise OptionsError(msg)
+    return StatefulOptions("stream", name or None, expression, **given)
+
+
+def _change(where: str, name: str, words: list[str], chosen: dict[str, Any]) -> StatefulOptions:
+    """Pause, resume or remove a flash query."""
+    others = [other for other in chosen if other != name]
+    if others:
+        msg = f"{where} {name}: {', '.join(others)} means nothing here; leave it out"
+        raise OptionsError(msg)
+    if len(words) > 1:
+        msg = (
+            f"{where} {name}: expected at most a session's NAME beside it, got "
+            f"{' '.join(words)!r}; put quotes around a name with spaces"
+        )
+        raise OptionsError(msg)
+    return StatefulOptions(
+        "flash", words[0] if words else None, **_by_key(COMMANDS["flash"], chosen)
+    )
 
 
 def _question(
@@ -210,9 +277,20 @@ def _question(
     return StatefulOptions(command, session, text, **given)
 
 
-def _one(command: str, words: list[str], expected: str) -> str:
+def _topic(word: str) -> str:
+    if word in ("%%stateful", "cell"):
+        return "cell"
+    if word not in COMMANDS:
+        near = difflib.get_close_matches(word, [*COMMANDS, "cell"], n=1)
+        hint = f"; did you mean '{near[0]}'?" if near else ""
+        msg = f"%stateful help {word}: expected {', '.join(COMMANDS)} or cell{hint}"
+        raise OptionsError(msg)
+    return word
+
+
+def _one(where: str, words: list[str], expected: str) -> str:
     if len(words) != 1:
-        msg = f"%stateful {command}: expected {expected}, got {' '.join(words) or 'nothing'!r}"
+        msg = f"{where}: expected {expected}, got {' '.join(words) or 'nothing'!r}"
         if len(words) > 1:
             msg += "; put quotes around values with spaces"
         raise OptionsError(msg)
@@ -220,129 +298,102 @@ def _one(command: str, words: list[str], expected: str) -> str:
 
 
 def _split(
-    line: str, allowed: tuple[str, ...], where: str, names: Mapping[str, Any]
+    line: str, command: Command, where: str, names: Mapping[str, Any]
 ) -> tuple[list[str], dict[str, Any]]:
-    """Words and options of a line; only an option's value may be quoted, so "what's" is a word."""
+    """Words of a line, and its options by name.
+
+    Only an option's value may be quoted, so "what's" is a word.
+    """
+    known = {option.name: option for option in command.options}
     words: list[str] = []
     given: dict[str, Any] = {}
     at = 0
     while found := _WORD.match(line, at):
         word, at = found[1], found.end()
-        option = _OPTION.match(word)
+        written = _OPTION.match(word)
         if word == "--":  # what follows are words, whatever they look like
             words += line[at:].split()
             break
-        if option is None:
+        if written is None:
             words.append(expand(word, names))
             continue
-        name = option[1]
-        if name not in allowed:
-            raise _unknown(name, allowed, where)
-        if name in FLAGS:
-            if option.end() != len(word):
-                msg = f"{where} {name}: expected no value, got {word!r}"
-                raise OptionsError(msg)
-            given.update(_flag(name))
-            continue
-        start = found.start(1) + option.end() if option[2] else at
-        value = _VALUE.match(line, start)
-        if value is None or (not option[2] and option.end() != len(word)):
-            msg = f"{where} {name}: expected a value after it; put quotes around one with spaces"
-            raise OptionsError(msg)
-        at = value.end()
-        key, text = _KEYS[name], expand(_unquoted(value[1]), names)
-        if key in given:
+        name = written[1]
+        if name not in known:
+            raise _unknown(name, known, where)
+        if name in given:
             msg = f"{where} {name}: expected it once, got it twice"
             raise OptionsError(msg)
-        given[key] = _READ.get(name, _as_is)(f"{where} {name}", text)
+        option = known[name]
+        if not option.value:
+            if written.end() != len(word):
+                msg = f"{where} {name}: expected no value, got {word!r}"
+                raise OptionsError(msg)
+            given[name] = option.sets
+            continue
+        start = found.start(1) + written.end() if written[2] else at
+        value = _VALUE.match(line, start)
+        if value is None or (not written[2] and written.end() != len(word)):
+            msg = f"{where} {name}: expected a value after it; put quotes around one with spaces"
+            raise OptionsError(msg)
+        text, at = _code(line, value) if option.is_code else (_unquoted(value[1]), value.end())
+        given[name] = option.read(
+            f"{where} {name}", text if option.is_code else expand(text, names)
+        )
+    _refuse_clashes(given, known, where)
     return words, given
+
+
+def _by_key(command: Command, chosen: Mapping[str, Any]) -> dict[str, Any]:
+    keys = {option.name: option.key for option in command.options}
+    return {keys[name]: value for name, value in chosen.items()}
+
+
+def _refuse_clashes(given: Collection[str], known: Collection[str], where: str) -> None:
+    """Raise where two options mean nothing together."""
+    modes = [name for name in given if name in MODES]
+    if len(modes) > 1:
+        msg = f"{where}: expected {' or '.join(modes)}, got both; use two cells"
+        raise OptionsError(msg)
+    for name, others, why in CLASHES:
+        useless = [other for other in given if other in others]
+        if name in given and useless:
+            msg = f"{where} {name}: {', '.join(useless)} means nothing here: {why}; leave it out"
+            raise OptionsError(msg)
+    for name, needed in NEEDS:
+        if name in given and needed in known and needed not in given:
+            msg = f"{where} {name}: it means nothing without {needed}; add that, or leave it out"
+            raise OptionsError(msg)
+
+
+def _code(line: str, value: re.Match[str]) -> tuple[str, int]:
+    """An expression, quoted or as it stands: ``market(60, seed=7)`` ends where it is complete."""
+    if value[1][0] in "\"'":
+        return _unquoted(value[1]), value.end()
+    end = value.end()
+    while not _is_expression(line[value.start(1) : end]):
+        found = _WORD.match(line, end)
+        if found is None:  # not Python: running it says what is wrong with it
+            return value[1], value.end()
+        end = found.end()
+    return line[value.start(1) : end], end
+
+
+def _is_expression(text: str) -> bool:
+    try:
+        compile(text.strip(), "<stateful>", "eval")
+    except (SyntaxError, ValueError):
+        return False
+    return True
 
 
 def _unquoted(value: str) -> str:
     if value[0] not in "\"'":
         return value
-    return re.sub(r"\\(.)", r"\1", value[1:-1])
+    return re.sub(r"\\(.)", lambda found: _ESCAPES.get(found[1], found[1]), value[1:-1])
 
 
-def _unknown(name: str, allowed: tuple[str, ...], where: str) -> OptionsError:
-    near = difflib.get_close_matches(name, allowed, n=1, cutoff=0.5)
-    expected = ", ".join(allowed) or "no options"
+def _unknown(name: str, known: Mapping[str, Option], where: str) -> OptionsError:
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    expected = ", ".join(known) or "no options"
     hint = f"; did you mean {near[0]}?" if near else ""
     return OptionsError(f"{where}: unknown option {name}, expected {expected}{hint}")
-
-
-def _as_is(where: str, text: str) -> str:
-    return text
-
-
-def _number(where: str, text: str) -> int:
-    try:
-        number = int(text.replace(",", "").replace("_", ""))
-    except ValueError:
-        number = 0
-    if number < 1:
-        msg = f"{where}: expected a whole number of at least 1, got {text!r}"
-        raise OptionsError(msg)
-    return number
-
-
-def _one_of(where: str, text: str) -> str:
-    expected = VALUES[where.split()[-1]]
-    if text not in expected:
-        msg = f"{where}: expected {', '.join(expected)}, got {text!r}"
-        raise OptionsError(msg)
-    return text
-
-
-def _list(where: str, text: str) -> tuple[str, ...]:
-    choices = tuple(choice.strip() for choice in text.split(","))
-    if len(set(choices)) < 2 or len(set(choices)) != len(choices) or not all(choices):
-        msg = f"{where}: expected two or more different answers, such as up,down, got {text!r}"
-        raise OptionsError(msg)
-    return choices
-
-
-def _variable(where: str, text: str) -> str:
-    if not text.isidentifier():
-        msg = f"{where}: expected a variable's name, got {text!r}"
-        raise OptionsError(msg)
-    return text
-
-
-def _flag(name: str) -> dict[str, bool]:
-    match name:
-        case "--no-stream":
-            return {"stream": False}
-        case "--all":
-            return {"every_session": True}
-        case _:
-            return {name.removeprefix("--"): True}
-
-
-def _written(key: str) -> str:
-    return next((n for n, k in _KEYS.items() if k == key), "--no-stream")
-
-
-_KEYS = {
-    "--prompt": "prompt",
-    "--schema": "schema",
-    "--cells": "cells",
-    "--model": "model",
-    "--on-full": "on_full",
-    "--overflow": "overflow",
-    "--window": "window",
-    "--choices": "choices",
-    "--max-tokens": "max_tokens",
-    "--name": "name",
-    "-o": "out",
-}
-_READ: dict[str, Callable[[str, str], Any]] = {
-    "--schema": _one_of,
-    "--on-full": _one_of,
-    "--overflow": _one_of,
-    "--window": _number,
-    "--cells": _number,
-    "--max-tokens": _number,
-    "--choices": _list,
-    "-o": _variable,
-}

@@ -9,20 +9,25 @@ import time
 from collections.abc import Generator
 from typing import Any, Generic, Protocol, TypeVar
 
+from IPython.display import display
+
 from workbench.answer import Answer
+from workbench.backtest import Backtest
 from workbench.errors import WorkbenchError
+from workbench.streams.feed import Feed
 from workbench.waiting import Completion
 
 T = TypeVar("T")
 
 POLL_S = 0.01  # how soon an answer's end is seen
 SHOW_S = 0.08  # seconds between two pictures of an answer that is being decoded
+SHOW_TEST_S = 0.25  # the same of a back-test, whose picture is larger
 
 
 class Live(Protocol):
-    """Where an answer is shown while it decodes."""
+    """Where an answer is shown while it decodes, or a back-test while it is under way."""
 
-    def show(self, answer: Answer) -> None:
+    def show(self, value: Answer | Backtest) -> None:
         """Draw it as it is now."""
 
 
@@ -30,12 +35,15 @@ class Turn(Generic[T]):
     """The outcome of one ``%stateful``: ``await`` it, or call ``result()``; both give the value.
 
     At the top level of a cell the extension writes the ``await`` itself, so ``x = %stateful ...``
-    assigns the value. Inside a ``def`` it does not: there ``x`` is the turn, call ``x.result()``.
-    An interrupt cancels a question; the text that has arrived stays, on screen and in its `Answer`.
+    assigns the value. Inside a ``def`` it does not, nor in the cell that loads the extension: there
+    ``x`` is the turn, which waits for the value and hands its attributes on.
+    An interrupt cancels a question or a back-test; what has arrived stays, on screen and in the
+    value.
 
     Args:
-        value: what it gives: an `Answer` or a `Tick` is waited for first.
-        live: where an answer's text is drawn as it comes; None draws nothing.
+        value: what it gives: an `Answer`, a `Backtest` or a `Tick` is waited for first; a `Feed`
+            is not, it goes on in the background.
+        live: where the value is drawn as it comes; None draws nothing.
     """
 
     def __init__(self, value: T, live: Live | None = None) -> None:
@@ -49,7 +57,7 @@ class Turn(Generic[T]):
     @property
     def done(self) -> bool:
         """Whether the value is complete."""
-        return not isinstance(self.value, Completion) or self.value.done
+        return not self._waits or self._pending.done
 
     def result(self, timeout: float | None = None) -> T:
         """Block until it is complete.
@@ -70,7 +78,7 @@ class Turn(Generic[T]):
                 self._draw()
         except KeyboardInterrupt:
             self._stop()
-            raise
+            raise _interrupt() from None
         return self._end()
 
     def __await__(self) -> Generator[Any, None, T]:
@@ -84,8 +92,12 @@ class Turn(Generic[T]):
                 self._draw()
         except asyncio.CancelledError:  # so an interrupt reaches a cell that awaits
             self._stop()
-            raise KeyboardInterrupt from None
+            raise _interrupt() from None
         return self._end()
+
+    @property
+    def _waits(self) -> bool:
+        return isinstance(self.value, Completion) and not isinstance(self.value, Feed)
 
     @property
     def _pending(self) -> Completion:
@@ -93,31 +105,56 @@ class Turn(Generic[T]):
         return self.value
 
     def _draw(self, *, force: bool = False) -> None:
-        if self._live is None or not isinstance(self.value, Answer):
+        if self._live is None or not isinstance(self.value, Answer | Backtest):
             return
         now = time.monotonic()
-        if force or now - self._shown_at >= SHOW_S:
+        pause = SHOW_S if isinstance(self.value, Answer) else SHOW_TEST_S
+        if force or now - self._shown_at >= pause:
             self._shown_at = now
             self._live.show(self.value)
 
     def _end(self) -> T:
         self._draw(force=True)
-        if isinstance(self.value, Completion) and self.value.error is not None:
-            raise self.value.error
+        if self._waits and self._pending.error is not None:
+            raise self._pending.error
         return self.value
 
     def _stop(self) -> None:
-        if isinstance(self.value, Answer):
+        if isinstance(self.value, Answer | Backtest):
             self.value.cancel()
             with contextlib.suppress(TimeoutError, WorkbenchError):
                 self.value.join(1.0)  # until the step under way ends
         self._draw(force=True)
+
+    def __getattr__(self, name: str) -> Any:
+        """The value's own, once it is complete: for where no ``await`` could be written.
+
+        That is inside a ``def``, and in the very cell that loads the extension.
+        """
+        if name.startswith("_"):
+            raise AttributeError(name)
+        return getattr(self.result(), name)
+
+    def _ipython_display_(self) -> None:
+        """As the value looks, if it is complete."""
+        if not self.done:
+            display({"text/plain": repr(self)}, raw=True)
+        elif self.value is not None:
+            display(self.value)
 
     def __repr__(self) -> str:
         """The value's own, once it is complete."""
         if self.done:
             return repr(self.value)
         return f"Turn({self.value!r}; await it or call result())"
+
+
+def _interrupt() -> KeyboardInterrupt:
+    """One line in a notebook: where a question was waiting is nobody's concern."""
+    stopped = KeyboardInterrupt()
+    line = "KeyboardInterrupt: stopped, what has arrived stays"
+    stopped._render_traceback_ = lambda *_: [line]  # type: ignore[attr-defined]
+    return stopped
 
 
 def add_await(lines: list[str]) -> list[str]:

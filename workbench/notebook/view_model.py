@@ -1,7 +1,7 @@
 """An engine and its events as plain values to show; knows nothing of widgets.
 
-`Watch` takes events and keeps a bounded number of them; `flash_rows`, `session_rows` and
-`Watch.engine_line` are what a dashboard shows at one moment.
+`Watch` takes events and keeps a bounded number of them; `flash_rows`, `Watch.session_rows` and
+`Watch.engine_line` are what the flash board and the session monitor show at one moment.
 """
 
 from __future__ import annotations
@@ -10,45 +10,27 @@ import itertools
 import math
 import zlib
 from collections import deque
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from workbench.answer import Answer
-from workbench.events import Answered, Committed, Event, FlashAnswered, Planned
+from workbench.events import Committed, Event, Planned, SessionOpened
 from workbench.flash.query import FlashQuery
+from workbench.notebook.markup import COLOURS, milliseconds
 
 if TYPE_CHECKING:
     from workbench.front import Engine
+    from workbench.session import Session
 
-KEPT_POINTS = 3000  # answers in the plot; older ones leave
-KEPT_STEPS = 2000
-KEPT_PAST = 200  # earlier answers of a flash query that a new plot begins with
 PAST = 48  # past answers in a strip
-WINDOW_S = 5.0  # rates are over the last so many seconds
-JUST_NOW_S = 2.0  # how long a changed answer is marked
-
-
-@dataclass(frozen=True)
-class Point:
-    """One answer in the plot of latency against context.
-
-    ``kind``: "ask", "choice" (an ask with choices: one forward), "flash hit" (an ask served without
-    a forward) or "flash" (an evaluation in the background). ``context`` counts tokens; times are
-    milliseconds, ``ttft_ms`` is nan for "flash".
-    """
-
-    time: float
-    session: str
-    kind: str
-    context: int
-    ttft_ms: float
-    total_ms: float
+WINDOW_S = 5.0  # rates and worst lags are over the last so many seconds
+BUCKET_S = 0.25  # what happened within so long is kept as one sum
 
 
 @dataclass(frozen=True)
 class PastAnswer:
-    """An earlier answer of a flash query; equal texts have equal shades (0 to 5)."""
+    """An earlier answer of a flash query; equal texts have equal shades."""
 
     shade: int
     choice: int  # its place among the choices; -1 for an open answer
@@ -57,58 +39,124 @@ class PastAnswer:
 
 
 @dataclass(frozen=True)
+class Answers:
+    """What a flash query has answered: the newest, how often its text changed, and the past."""
+
+    text: str | None = None
+    choice: int = -1
+    confidence: float = math.nan
+    chances: tuple[float, ...] = ()
+    version: int = -1
+    total_ms: float = math.nan
+    evaluations: int = 0
+    changes: int = 0
+    past: tuple[PastAnswer, ...] = ()
+
+
+@dataclass(frozen=True)
 class FlashRow:
-    """One line of the flash board; ``age`` in ticks, ``state`` is empty when all is well."""
+    """One line of the flash board; ``age`` in ticks, ``error`` why the latest evaluation failed."""
 
     session: str
     name: str
     question: str
     choices: tuple[str, ...]
-    text: str | None
-    choice: int
-    confidence: float
-    chances: tuple[float, ...]
+    answers: Answers
     age: int
-    version: int
-    total_ms: float
-    evaluations: int
-    changed: bool
-    state: str
-    past: tuple[PastAnswer, ...]
+    dropped: int
+    paused: bool
+    error: str
+    state: str  # the session's, where it is not just open
 
 
 @dataclass(frozen=True)
 class SessionRow:
-    """One line per session; sizes in tokens and rows, ``lag_ms`` from push to visible."""
+    """One line per session; sizes in tokens and rows, lags in milliseconds from push to visible."""
 
     name: str
+    colour: int
     tokens: int
     capacity: int
     overflow: str
     rows: int
+    rows_rate: float
     version: int
     waiting: int
     dropped: int
     lag_ms: float
+    worst_lag_ms: float
     state: str
+    detail: str
 
 
 @dataclass(frozen=True)
 class EngineLine:
-    """What the engine as a whole is doing; ``ingest_rate`` in tokens per second."""
+    """What the engine as a whole is doing; rates are per second."""
 
     model: str
     dtype: str
     device: str
-    sessions: int
     free_cells: int
     num_cells: int
     ingest_rate: float
+    step_rate: float
     answers: int
     flash_hits: int
-    evaluations: int
-    ttft_ms: float
-    state: str
+
+
+class Recent:
+    """Sums and the largest of what was counted in the last seconds, in bounded memory."""
+
+    def __init__(self) -> None:
+        """Have counted nothing."""
+        self._buckets: deque[list[float]] = deque(maxlen=round(WINDOW_S / BUCKET_S) + 1)
+
+    def add(self, time: float, amount: float) -> None:
+        """Count ``amount`` at this time."""
+        start = math.floor(time / BUCKET_S) * BUCKET_S
+        if not self._buckets or start > self._buckets[-1][0]:
+            self._buckets.append([start, 0.0, -math.inf])
+        newest = self._buckets[-1]
+        newest[1] += amount
+        newest[2] = max(newest[2], amount)
+
+    def rate(self, now: float) -> float:
+        """The sum of the last seconds, per second."""
+        recent = (amount for start, amount, _ in self._buckets if start > now - WINDOW_S)
+        return sum(recent) / WINDOW_S
+
+    def worst(self, now: float) -> float:
+        """The largest of the last seconds; nan of nothing."""
+        recent = (most for start, _, most in self._buckets if start > now - WINDOW_S)
+        return max(recent, default=math.nan)
+
+
+class Colours:
+    """The colour of each session, by number: it stays while the session is open."""
+
+    def __init__(self) -> None:
+        """Have given none."""
+        self._of: dict[str, int] = {}
+
+    def of(self, names: Iterable[str]) -> dict[str, int]:
+        """The colours of the sessions open now; new ones take the lowest that are free."""
+        open_now = list(names)
+        self._of = {name: colour for name, colour in self._of.items() if name in open_now}
+        for name in open_now:
+            if name not in self._of:
+                taken = set(self._of.values())
+                self._of[name] = next(i for i in range(len(taken) + 1) if i not in taken)
+        return {name: self._of[name] for name in open_now}
+
+
+@dataclass
+class _Commits:
+    """What a session's ticks have told."""
+
+    rows: int = 0
+    lag_ms: float = math.nan
+    rate: Recent = field(default_factory=Recent)
+    lags: Recent = field(default_factory=Recent)
 
 
 class Watch:
@@ -116,119 +164,122 @@ class Watch:
 
     def __init__(self) -> None:
         """Have seen nothing."""
-        self._points: deque[Point] = deque(maxlen=KEPT_POINTS)
-        self._steps: deque[tuple[float, int]] = deque(maxlen=KEPT_STEPS)
-        self._lags: dict[str, float] = {}
-        self.num_points = 0  # ever, so that a reader sees whether there are new ones
+        self._steps, self._tokens = Recent(), Recent()
+        self._commits: dict[str, _Commits] = {}
+        self._colours = Colours()
 
     def take(self, event: Event) -> None:
         """Note one event."""
         match event:
-            case Answered():
-                kind = "flash hit" if event.from_flash else "choice" if event.choices else "ask"
-                self._add(event, kind, event.position, event.ttft_ms, event.total_ms)
-            case FlashAnswered():
-                self._add(event, "flash", event.position, math.nan, event.total_ms)
-            case Planned() if event.ingest:
-                self._steps.append((event.time, event.ingest))
+            case Planned():
+                self._steps.add(event.time, 1)
+                self._tokens.add(event.time, event.ingest)
+            case SessionOpened():
+                self._commits[event.session or ""] = _Commits()
             case Committed():
-                self._lags[event.session or ""] = 1e3 * event.lag_s
+                seen = self._commits.setdefault(event.session or "", _Commits(event.rows))
+                seen.rate.add(event.time, max(0, event.rows - seen.rows))
+                seen.rows, seen.lag_ms = event.rows, 1e3 * event.lag_s
+                seen.lags.add(event.time, seen.lag_ms)
             case _:
                 pass
 
-    def remember(self, engine: Engine) -> None:
-        """Note the answers that flash queries gave before it began to watch."""
-        for session in engine.sessions.values():
-            for query in session.flash_queries:
-                for answer in query.answers[-KEPT_PAST:]:
-                    point = Point(answer.time, session.name, "flash", answer.position, math.nan,
-                                  answer.total_ms)  # fmt: skip
-                    self._points.append(point)
-                    self.num_points += 1
-
-    @property
-    def points(self) -> list[Point]:
-        """The answers seen, oldest first."""
-        return list(self._points)
-
-    def ingest_rate(self, now: float) -> float:
-        """Tokens per second that became part of sessions in the last seconds before ``now``."""
-        return sum(tokens for time, tokens in self._steps if time > now - WINDOW_S) / WINDOW_S
-
-    def session_rows(self, engine: Engine) -> list[SessionRow]:
-        """One line per open session, in the order they were opened."""
+    def session_rows(self, engine: Engine, now: float) -> list[SessionRow]:
+        """One line per open session, in the order they were opened; ``now`` as in `Event.time`."""
         sessions = engine.sessions
-        for name in self._lags.keys() - sessions.keys():
-            del self._lags[name]
+        for name in self._commits.keys() - sessions.keys():
+            del self._commits[name]
+        colours = self._colours.of(sessions)
         return [
-            SessionRow(
-                session.name, session.cells_used, session.capacity, session.overflow,
-                session.rows, session.version, session.pending_rows, session.dropped_rows,
-                self._lags.get(session.name, math.nan),
-                session.state if session.state != "open" else "",
-            )
-            for session in sessions.values()
-        ]  # fmt: skip
+            self._session_row(session, colours[name], now) for name, session in sessions.items()
+        ]
+
+    def _session_row(self, session: Session, colour: int, now: float) -> SessionRow:
+        seen = self._commits.setdefault(session.name, _Commits(session.rows))
+        state = session.state
+        return SessionRow(
+            session.name, colour, session.cells_used, session.capacity, session.overflow,
+            session.rows, seen.rate.rate(now), session.version, session.pending_rows,
+            session.dropped_rows, seen.lag_ms, seen.lags.worst(now),
+            state if state != "open" else "", _detail(session, state),
+        )  # fmt: skip
 
     def engine_line(self, engine: Engine, now: float) -> EngineLine:
         """The engine's own numbers."""
         stats = engine.stats()
         return EngineLine(
-            stats.model, stats.dtype, stats.device, len(stats.promised_cells), stats.free_cells,
-            stats.num_cells, self.ingest_rate(now), stats.answers, stats.flash_hits,
-            stats.flash_evaluations, stats.ttft_ms_p50, "closed" if engine.closed else "",
+            stats.model, stats.dtype, stats.device, stats.free_cells, stats.num_cells,
+            self._tokens.rate(now), self._steps.rate(now), stats.answers, stats.flash_hits,
         )  # fmt: skip
 
-    def _add(self, event: Event, kind: str, context: int, ttft: float, total: float) -> None:
-        point = Point(event.time, event.session or "", kind, context, ttft, total)
-        self._points.append(point)
-        self.num_points += 1
 
-
-def flash_rows(engine: Engine, now: float) -> list[FlashRow]:
-    """Every flash query of every open session, at this moment (seconds since the epoch)."""
-    return [
-        flash_row(session.name, query, now)
-        for session in engine.sessions.values()
-        for query in session.flash_queries
-    ]
-
-
-def flash_row(session: str, query: FlashQuery, now: float) -> FlashRow:
-    """One flash query as it is."""
-    answers = query.answers[-PAST - 1 :]
-    newest = answers[-1] if answers else None
-    changes = (after for before, after in _backwards(answers) if before.text != after.text)
-    changed_at = next((answer.time for answer in changes), -math.inf)
-    past = [
-        PastAnswer(
-            zlib.crc32(answer.text.encode()) % 6, _place(query, answer), answer.confidence,
-            tuple(answer.probabilities.values()),
-        )
-        for answer in answers[-PAST:]
-    ]  # fmt: skip
+def flash_row(session: Session, query: FlashQuery, answers: Answers) -> FlashRow:
+    """One flash query as it is, with what `answers_of` said of its answers."""
     return FlashRow(
-        session=session,
+        session=session.name,
         name=query.name,
         question=query.question,
         choices=query.choices,
-        text=newest.text if newest is not None else None,
-        choice=_place(query, newest) if newest is not None else -1,
-        confidence=newest.confidence if newest is not None else math.nan,
-        chances=tuple(newest.probabilities.values()) if newest is not None else (),
+        answers=answers,
         age=query.age,
-        version=query.version,
-        total_ms=newest.total_ms if newest is not None else math.nan,
-        evaluations=query.evaluations,
-        changed=0 <= now - changed_at < JUST_NOW_S,
-        state="failed" if query.error is not None else "paused" if query.paused else "",
-        past=tuple(past),
+        dropped=query.dropped,
+        paused=query.paused,
+        error=str(query.error or ""),
+        state=session.state if session.state != "open" else "",
     )
+
+
+def answers_of(query: FlashQuery, before: Answers | None = None) -> Answers:
+    """What a query has answered. ``before`` is what this said last: only what is new is looked at.
+
+    ``changes`` counts answers whose text is another than the one before them, from when this was
+    first called on; a board marks a row when it grows.
+    """
+    evaluations = query.evaluations
+    if before is not None and before.evaluations == evaluations:
+        return before
+    answers = query.answers
+    if not answers:
+        return Answers()
+    newest = answers[-1]
+    changes = 0
+    if before is not None:
+        texts = [answer.text for answer in answers[-(evaluations - before.evaluations) :]]
+        if before.text is not None:
+            texts.insert(0, before.text)
+        changes = before.changes + _changes(texts)
+    past = tuple(
+        PastAnswer(
+            zlib.crc32(answer.text.encode()) % len(COLOURS), _place(query, answer),
+            answer.confidence, tuple(answer.probabilities.values()),
+        )
+        for answer in answers[-PAST:]
+    )  # fmt: skip
+    return Answers(
+        newest.text, past[-1].choice, newest.confidence, past[-1].chances, newest.version,
+        newest.total_ms, evaluations, changes, past,
+    )  # fmt: skip
+
+
+def _changes(texts: Iterable[str]) -> int:
+    return sum(one != other for one, other in itertools.pairwise(texts))
 
 
 def _place(query: FlashQuery, answer: Answer) -> int:
     return query.choices.index(answer.choice) if answer.choice in query.choices else -1
 
 
-def _backwards(answers: Sequence[Answer]) -> list[tuple[Answer, Answer]]:
-    return list(itertools.pairwise(answers))[::-1]
+def _detail(session: Session, state: str) -> str:
+    """What a state means for whoever reads it."""
+    match state:
+        case "evicted":
+            cost = milliseconds(1e3 * session.return_cost_s)
+            return f"others have its cells; about {cost} to return"
+        case "waiting":
+            return "for its first turn: others have the cells it will need"
+        case "behind":
+            return "rows come faster than its window can move; they wait"
+        case "stands still":
+            return str(session.error)
+        case _:
+            return ""
