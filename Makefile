@@ -19,7 +19,7 @@ test: $(INSTALLED)  ## everything: lint, imports, tests, tutorial notebooks
 	$(MAKE) notebooks
 
 notebooks: $(INSTALLED)  ## run the tutorials and compare their outputs
-	$(BIN)/pytest -p no:python --nbval --nbval-current-env --nbval-cell-timeout 120 \
+	OMP_WAIT_POLICY=passive $(BIN)/pytest -p no:python --nbval --nbval-current-env --nbval-cell-timeout 120 \
 	  --nbval-sanitize-with notebooks/sanitize.cfg notebooks
 
 bench: $(INSTALLED)  ## measure latency against context growth (about ten minutes, idle machine)

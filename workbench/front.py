@@ -100,6 +100,8 @@ class Engine(StatelessEngine):
             return decoder, tokenizer, measured_limits, cost or measured
 
         name = "tape" if model is None else "model" if isinstance(model, tuple) else str(model)
+        if Path(name).is_dir():
+            name = Path(name).name
         stages = Stages(name, show=progress and model is not None)
         decoder, tokenizer, limits, cost = stages.run(start_up)
         if model is None:

@@ -116,6 +116,29 @@ def test_a_model_that_differs_from_its_own_attention_is_refused(monkeypatch):
         load((model, tokenizer), "auto", "cpu")
 
 
+def test_a_model_that_looks_ahead_is_refused_whatever_its_precision():
+    """Its weights are so small that logits hardly show what attention saw."""
+    config = AutoConfig.for_model(
+        "bert", vocab_size=300, hidden_size=32, intermediate_size=48, num_hidden_layers=2,
+        num_attention_heads=4,
+    )  # fmt: skip
+    model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16).eval()
+    with pytest.raises(UnsupportedModel, match="looks at later tokens too"):
+        load((model, byte_tokenizer()), "auto", "cpu")
+
+
+def test_attention_that_transformers_looks_up_in_a_table_is_refused_by_name(tmp_path):
+    message = refuse(tmp_path, "falcon", vocab_size=300, hidden_size=32, num_hidden_layers=1,
+                     num_attention_heads=4)  # fmt: skip
+    assert "falcon does not use transformers' attention interface" in message
+
+
+def test_a_folder_that_is_not_there_is_called_a_folder(tmp_path):
+    for name in (tmp_path / "absent", str(tmp_path / "absent"), "./absent"):
+        with pytest.raises(ModelError, match="absent' does not exist; expected one from save_pre"):
+            load(name, "auto", "cpu")
+
+
 def test_an_argument_of_attention_we_do_not_know_is_refused_by_name(monkeypatch):
     model, tokenizer = tiny_model()
     layer = model.model.layers[0].self_attn

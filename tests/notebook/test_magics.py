@@ -444,7 +444,7 @@ def test_it_works_in_a_loop_at_the_top_level(opened):
         ("%stateful stream btc 1/0", OptionsError, "'1/0' raised ZeroDivisionError"),
         ("%stateful stream eth [1]", SessionNotFound, "no session 'eth'"),
         ("%%stateful btc --stream f(1\nUp?", OptionsError, "raised SyntaxError"),
-        ("%stateful ask btc Up? --at 99", QuestionError, "at=row 99: session 'btc' has 1 rows"),
+        ("%stateful ask btc Up? --at 99", QuestionError, "at=row 99: session 'btc' goes from row 0 to 1"),
         ("%stateful backtest btc Up? --every 50", QuestionError, "every 50 rows"),
         ("%stateful backtest btc Up? --from 9 --to 3", QuestionError, "9"),
         ("%stateful flash --pause trend", QuestionError, "there is none .registered: none"),

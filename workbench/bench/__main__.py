@@ -17,6 +17,7 @@ RESULTS = Path("data/bench")
 OTHERS = {
     "flash": "cost of 1, 4 and 16 standing questions on one long session",
     "notebook": "a dashboard under load in a browser: lateness, messages, memory",
+    "race": "time to answer against vLLM, llama.cpp, OpenVINO and transformers, each by itself",
     "sharing": "tokens, cells and time that sessions with one prompt and one feed save",
     "windows": "memory over thousands of ticks through sessions with windows",
 }

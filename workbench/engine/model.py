@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -57,6 +58,12 @@ def _attention(
         msg = (
             f"{type(module).__name__} does not pass keyword arguments on to its attention, which "
             "is how the engine's batch travels; such models cannot be run"
+        )
+        raise UnsupportedModel(msg)
+    if getattr(module, "is_causal", True) is False:
+        msg = (
+            f"{type(module).__name__} looks at later tokens too, and a session's rows cannot be "
+            "computed again for every new one; use a causal decoder"
         )
         raise UnsupportedModel(msg)
     if unknown := {k for k, v in others.items() if v is not None} - HARMLESS:
@@ -334,6 +341,9 @@ def load(
         if not (folder / "config.json").exists():
             msg = f"model folder {folder} has no config.json; expected one from save_pretrained"
             raise ModelError(msg)
+    elif isinstance(source, Path) or name.startswith((".", "~", os.sep)) or name.count("/") > 1:
+        msg = f"model folder {name!r} does not exist; expected one from save_pretrained"
+        raise ModelError(msg)
     try:
         config = AutoConfig.from_pretrained(source)
     except (OSError, ValueError) as error:
@@ -347,7 +357,7 @@ def load(
                 source, dtype=auto_dtype(dtype), attn_implementation=ATTENTION
             )
     except (OSError, ValueError, KeyError) as error:
-        if isinstance(error, ValueError) and ATTENTION in str(error):
+        if not isinstance(error, OSError) and ATTENTION in str(error):
             msg = f"{name}: {config.model_type} does not use transformers' attention interface"
             raise UnsupportedModel(msg) from error
         msg = f"model {str(source)!r} cannot be loaded: {_first_line(error)}"

@@ -155,8 +155,8 @@ class Ingest:
         number = moment.number if moment.number >= 0 else newest + moment.number
         if not 0 <= number <= newest:
             msg = (
-                f"at={moment}: expected one of the {self.now.rows:,} rows of session "
-                f"{self.name!r}, or of its versions up to {self.now.version:,}"
+                f"at={moment}: session {self.name!r} goes from row 0 to {self.now.rows:,}, "
+                f"version 0 to {self.now.version:,}; expected one of them"
             )
             raise QuestionError(msg)
         history = self.history

@@ -90,10 +90,16 @@ class Feed(Completion):
                 self.rows_sent += len(rows)
                 if self._bar is not None:
                     self._bar.update(len(rows))
-            if self._last is not None:
-                self._last.join()
+        except RowError as bad:
+            error = RowError(f"after {self.rows_sent:,} rows of the stream: {bad}")
+            error.__cause__ = bad
         except Exception as caught:
             error = caught
+        try:
+            if self._last is not None:
+                self._last.join()  # what was queued is visible before it ends, well or not
+        except Exception as caught:
+            error = error or caught
         if self._bar is not None:
             if error is None:
                 self._bar.total = self._bar.n  # one that was stopped is not shown as failed

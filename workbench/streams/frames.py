@@ -31,11 +31,12 @@ def to_rows(data: Any) -> list[Row] | list[str]:
         if all(isinstance(item, Mapping) for item in items):
             return [dict(item) for item in items]
         kinds = sorted({type(item).__name__ for item in items})
-        msg = f"expected a list of dicts or a list of texts, got a list of {', '.join(kinds)}"
+        msg = f"expected a list of dicts or a list of texts, got a list of {', '.join(kinds)}; " \
+            "push them apart"
         raise RowError(msg)
     msg = (
         f"expected a dict, a text, a list of either, or a polars or pandas frame, "
-        f"got {type(data).__name__}"
+        f"got {type(data).__name__}; wrap it: push({{'value': {str(data)[:20]}}})"
     )
     raise RowError(msg)
 
