@@ -2,7 +2,7 @@
 
 Starts JupyterLab on a notebook that streams three symbols of the seeded market into three sessions
 with flash queries, waits until the dashboard has something to show, and takes a picture in the
-light and the dark theme, 1400 and 900 pixels wide.
+light and the dark theme, 1400 and 900 pixels wide. Then one of a notebook with questions in it.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from workbench.notebook.lab import (
 )
 
 THEMES = {"light": "JupyterLab Light", "dark": "JupyterLab Dark"}
-WIDTHS = (1400, 900)
-BUSY_POINTS = 240  # answers in the plot before the picture is taken
+SIZES = ((1400, 2400), (900, 2900))  # as high as the whole dashboard needs
+BUSY_POINTS = 150  # answers in the plot before the picture is taken
 
 CELLS = [
     """\
@@ -56,9 +56,19 @@ async def ask_now_and_then():
         s = (btc, eth, sol)[i % 3]
         await s.ask_async("What was the last close?", max_tokens=8)
         await s.ask_async("Is the trend up or down?", choices=["up", "down"])
+        if i % 9 == 4:
+            await s.ask_stateless_start("What was the last close?", max_tokens=8)
         await asyncio.sleep(0.25)
 
 asking = asyncio.create_task(ask_now_and_then())""",
+]
+
+QUESTIONS = [
+    CELLS[0].partition("btc, eth, sol")[0],
+    "%%stateful btc --max-tokens 8\nWhat was the last close?",
+    "%%stateful btc --choices up,down --at 60\nWas the last bar up or down?",
+    "%%stateful btc --choices up,down --backtest 2\nWas the last bar up or down?",
+    "%stateful list",
 ]
 
 
@@ -71,20 +81,40 @@ def take(folder: Path) -> list[Path]:
             url, notebooks = lab
             write_notebook(notebooks / "live.ipynb", CELLS)
             with chromium() as browser:
-                page = browser.new_page(
-                    viewport={"width": WIDTHS[0], "height": 1100}, device_scale_factor=1.5
-                )
+                page = browser.new_page(viewport=_viewport(SIZES[0]), device_scale_factor=1.5)
                 open_notebook(page, url, "live.ipynb")
                 if errors := run_all(page):
                     raise RuntimeError("; ".join(errors))
                 page.wait_for_function(_PLOTTED, arg=BUSY_POINTS)
-                for width in WIDTHS:
-                    taken.append(folder / f"dashboard-{theme}-{width}.png")
-                    _take_one(page, width, taken[-1])
+                for size in SIZES:
+                    taken.append(folder / f"dashboard-{theme}-{size[0]}.png")
+                    _take_one(page, size, taken[-1])
                 if errors := cell_errors(page):
                     raise RuntimeError("; ".join(errors))
                 shut_down(page)
+                taken.append(folder / f"questions-{theme}.png")
+                _take_questions(page, url, notebooks, taken[-1])
     return taken
+
+
+def _take_questions(page: Any, url: str, notebooks: Path, path: Path) -> None:
+    write_notebook(notebooks / "questions.ipynb", QUESTIONS)
+    page.set_viewport_size({"width": 1100, "height": 1500})
+    open_notebook(page, url, "questions.ipynb")
+    if errors := run_all(page):
+        raise RuntimeError("; ".join(errors))
+    page.evaluate("() => window.jupyterapp.commands.execute('application:toggle-left-area')")
+    cells = page.locator(".jp-CodeCell")
+    first, last = cells.nth(1).bounding_box(), cells.last.bounding_box()
+    page.screenshot(path=path, clip={
+        "x": first["x"], "y": first["y"], "width": first["width"],
+        "height": last["y"] + last["height"] - first["y"],
+    })  # fmt: skip
+    shut_down(page)
+
+
+def _viewport(size: tuple[int, int]) -> dict[str, int]:
+    return dict(zip(("width", "height"), size, strict=True))
 
 
 # the number of points in the plot, over all traces
@@ -94,8 +124,8 @@ _PLOTTED = """least => {
 }"""
 
 
-def _take_one(page: Any, width: int, path: Path) -> None:
-    page.set_viewport_size({"width": width, "height": 1100})
+def _take_one(page: Any, size: tuple[int, int], path: Path) -> None:
+    page.set_viewport_size(_viewport(size))
     board = page.locator(".workbench").first
     board.scroll_into_view_if_needed()
     page.wait_for_function(_FITS)
