@@ -25,8 +25,10 @@ notebooks: $(INSTALLED)  ## run the tutorials and compare their outputs
 bench: $(INSTALLED)  ## measure latency against context growth (about ten minutes, idle machine)
 	$(BIN)/python -m workbench.bench latency
 
-pictures: $(INSTALLED)  ## take the README's picture of the dashboard (needs Chromium)
-	$(BIN)/python -m workbench.notebook.screenshot data/pictures
+pictures: $(INSTALLED)  ## take pictures of the dashboard into out/pictures, and the two of the README (needs Chromium)
+	$(BIN)/python -m workbench.notebook.screenshot out/pictures
+	cp out/pictures/dashboard-light-1400.png data/pictures/dashboard.png
+	cp out/pictures/questions-light.png data/pictures/questions.png
 
 $(INSTALLED): pyproject.toml constraints.txt
 	test -d .venv || $(PYTHON) -m venv .venv

@@ -15,6 +15,7 @@ from workbench.moment import Moment
 from workbench.waiting import Completion
 
 _EMPTY: array[int] = array("i")
+_QUIET = threading.Condition()  # of every answer that has ended: nothing more will come
 
 
 class Answer(Completion):
@@ -41,6 +42,14 @@ class Answer(Completion):
         finish_reason: "stop", "length", "choice", "cancelled" or "error"; None while under way.
         error: why it failed, if it did.
     """
+
+    __slots__ = (
+        "_context", "_new_text", "_num_context", "_on_cancel", "_question_ids", "accepted",
+        "asked_at", "at", "cancelled", "choice", "context", "drafted", "finish_reason",
+        "from_flash", "logprobs", "position", "probabilities", "question", "queue_ms", "row",
+        "session_name", "shared_tokens", "stateless", "text", "time", "token_ids", "total_ms",
+        "ttft_ms", "version",
+    )  # fmt: skip
 
     def __init__(self, question: str, session_name: str) -> None:
         super().__init__()
@@ -107,8 +116,9 @@ class Answer(Completion):
     def cancel(self) -> None:
         """Stop at the next step; ``text`` keeps what has arrived. Safe at any time."""
         self.cancelled = True
-        if self._on_cancel is not None and not self.done:
-            self._on_cancel()
+        on_cancel = self._on_cancel  # which the engine may forget meanwhile
+        if on_cancel is not None and not self.done:
+            on_cancel()
 
     def __iter__(self) -> Iterator[str]:
         sent = 0
@@ -216,8 +226,9 @@ class Answer(Completion):
         self.finish_reason = reason
         self.total_ms = self._since_ask()
         ended = self.finish(error)
-        with self._new_text:
-            self._new_text.notify_all()
+        new_text, self._new_text, self._on_cancel = self._new_text, _QUIET, None
+        with new_text:
+            new_text.notify_all()
         return ended
 
     def served(self, asked_at: float) -> Answer:
@@ -234,6 +245,7 @@ class Answer(Completion):
         copy.queue_ms, copy.ttft_ms = 0.0, copy._since_ask()
         copy.total_ms = copy.ttft_ms
         copy.finish()
+        copy._new_text = _QUIET
         return copy
 
     def _since_ask(self) -> float:

@@ -38,13 +38,21 @@ def aside(function: Callable[[], T], watch: Callable[[float], None] | None = Non
     return future.result()
 
 
+# An event takes a kilobyte, and ten thousand answers of a flash query are kept: what has ended
+# shares one.
+_ENDED = threading.Event()
+_ENDED.set()
+
+
 class Completion:
     """A one-shot event with an optional error, for threads and for coroutines alike."""
+
+    __slots__ = ("__weakref__", "_callbacks", "_finished", "_lock", "error")
 
     def __init__(self) -> None:
         self._finished = threading.Event()
         self._lock = threading.Lock()
-        self._callbacks: list[Callable[[], None]] = []
+        self._callbacks: list[Callable[[], None]] | None = []
         self.error: BaseException | None = None
 
     @property
@@ -58,22 +66,24 @@ class Completion:
             if self._finished.is_set():
                 return False
             self.error = error
-            self._finished.set()
-            callbacks, self._callbacks = self._callbacks, []
-        for callback in callbacks:
+            finished, self._finished = self._finished, _ENDED
+            finished.set()
+            callbacks, self._callbacks = self._callbacks, None
+        for callback in callbacks or ():
             callback()
         return True
 
     def reopen(self) -> None:
         """Take an end back: it will end again."""
         with self._lock:
+            if self._finished is _ENDED:
+                self._finished, self._callbacks = threading.Event(), []
             self.error = None
-            self._finished.clear()
 
     def when_done(self, callback: Callable[[], None]) -> None:
         """Call once it has ended, from whichever thread ends it; at once if it already has."""
         with self._lock:
-            if not self._finished.is_set():
+            if self._callbacks is not None:
                 self._callbacks.append(callback)
                 return
         callback()

@@ -95,11 +95,11 @@ def test_an_interrupt_of_result_cancels(monkeypatch):
     answer = Answer("Up?", "a")
     answer.asks_with([], lambda: answer.end("cancelled", Cancelled("stopped")))
 
-    def interrupt(timeout):
+    def interrupt(self, timeout):
         monkeypatch.undo()
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(answer, "join", interrupt)
+    monkeypatch.setattr(Answer, "join", interrupt)
     with pytest.raises(KeyboardInterrupt):
         Turn(answer).result()
     assert answer.finish_reason == "cancelled"

@@ -91,7 +91,8 @@ class Feed(Completion):
                 if self._bar is not None:
                     self._bar.update(len(rows))
         except RowError as bad:
-            error = RowError(f"after {self.rows_sent:,} rows of the stream: {bad}")
+            sent = f"{self.rows_sent:,} row{'s' * (self.rows_sent != 1)}"
+            error = RowError(f"after {sent} of the stream: {bad}")
             error.__cause__ = bad
         except Exception as caught:
             error = caught
