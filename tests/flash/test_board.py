@@ -31,6 +31,23 @@ def test_it_is_answered_again_after_each_version(still):
         assert_recomputes(still.decoder.model, answer, 1e-4)
 
 
+def test_the_history_goes_back_further_than_the_answers_that_are_kept_whole(still, monkeypatch):
+    monkeypatch.setattr("workbench.flash.query.KEPT", 2)
+    session = still.open("s", cells=400)
+    closed = session.flash("up?", choices=["up", "down"])
+    free = session.flash("what?", max_tokens=2)
+    for i in range(5):
+        session.push(f"row {i}")
+        run_until_idle(still)
+    for query in (closed, free):
+        assert [answer.version for answer in query.answers] == [4, 5]
+        assert query.history["version"].to_list() == [1, 2, 3, 4, 5]
+        last = query.history.row(-1, named=True)
+        assert (last["text"], last["choice"]) == (query.answer.text, query.answer.choice)
+        assert last["confidence"] == query.answer.confidence
+    assert closed.history.row(-1, named=True)["p_up"] == closed.answer.probabilities["up"]
+
+
 def test_history_is_a_frame_of_every_answer(still):
     session = still.open("s", cells=400)
     query = session.flash("up?", choices=["up", "down"])

@@ -95,7 +95,7 @@ def _sample(engine: wb.Engine, ticks: int, seconds: float) -> dict[str, Any]:
         "kept_tokens": {s.name: len(s.token_ids) for s in engine.sessions.values()},
         "window_rows": {s.name: s.window_rows for s in engine.sessions.values()},
         "flash_answers": sum(
-            len(q.answers) for s in engine.sessions.values() for q in s.flash_queries
+            q.evaluations for s in engine.sessions.values() for q in s.flash_queries
         ),
     }
 

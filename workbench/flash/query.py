@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from workbench.answer import Answer
 from workbench.engine.sampler import Sampling
@@ -17,7 +17,30 @@ if TYPE_CHECKING:
 
     from workbench.flash.board import FlashBoard
 
-HISTORY = 10_000  # answers kept per query
+KEPT = 500  # answers kept whole per query, with all that recomputing them takes
+HISTORY = 10_000  # and what a row of the history says of them
+
+
+class Past(NamedTuple):
+    """What stays of an answer for the history."""
+
+    version: int
+    position: int
+    row: int
+    text: str
+    choice: str | None
+    confidence: float
+    total_ms: float
+    time: float
+    chances: tuple[float, ...]
+
+    @classmethod
+    def of(cls, answer: Answer) -> Past:
+        """The row of a complete answer."""
+        return cls(
+            answer.version, answer.position, answer.row, answer.text, answer.choice,
+            answer.confidence, answer.total_ms, answer.time, tuple(answer.probabilities.values()),
+        )  # fmt: skip
 
 
 class FlashQuery:
@@ -57,7 +80,8 @@ class FlashQuery:
         self.question_ids, self.choice_ids, self.sampling = question_ids, choice_ids, sampling
         self.session = session
         self._board = board
-        self._answers: deque[Answer] = deque(maxlen=HISTORY)
+        self._answers: deque[Answer] = deque(maxlen=KEPT)
+        self._history: deque[Past] = deque(maxlen=HISTORY)
         self._changed = threading.Condition()
 
     @property
@@ -77,30 +101,30 @@ class FlashQuery:
 
     @property
     def answers(self) -> list[Answer]:
-        """The answers so far, oldest first (the last 10,000)."""
+        """The latest answers, oldest first (500 at most; `history` goes back further)."""
         return list(self._answers)
 
     @property
     def history(self) -> pl.DataFrame:
         """One row per answer: version, position, row, text, choice, confidence, total_ms, time.
 
-        ``time`` is UTC. A closed question adds one probability column ``p_<choice>`` each.
+        The last 10,000 of them. ``time`` is UTC. A closed question adds one probability column
+        ``p_<choice>`` each.
         """
         import polars as pl
 
         schema: dict[str, Any] = {
             "version": pl.Int64, "position": pl.Int64, "row": pl.Int64, "text": pl.String,
             "choice": pl.String, "confidence": pl.Float64, "total_ms": pl.Float64,
+            "time": pl.Float64,
         }  # fmt: skip
-        rows = self.answers
+        rows = list(self._history)
         columns: dict[str, list[Any]] = {
-            name: [getattr(answer, name) for answer in rows] for name in schema
+            name: [getattr(past, name) for past in rows] for name in schema
         }
-        schema["time"] = pl.Float64
-        columns["time"] = [answer.time for answer in rows]
-        for choice in self.choices:
+        for place, choice in enumerate(self.choices):
             schema[f"p_{choice}"] = pl.Float64
-            columns[f"p_{choice}"] = [answer.probabilities[choice] for answer in rows]
+            columns[f"p_{choice}"] = [past.chances[place] for past in rows]
         frame = pl.DataFrame(columns, schema=schema)
         return frame.with_columns(
             pl.from_epoch((pl.col("time") * 1e6).cast(pl.Int64), time_unit="us")
@@ -168,6 +192,7 @@ class FlashQuery:
         changed = self.answer is None or self.answer.text != answer.text
         self.answer = answer
         self._answers.append(answer)
+        self._history.append(Past.of(answer))
         self.evaluations += 1
         self.error = None
         self.notify()
