@@ -1,0 +1,326 @@
+"""A real race of tiny processes, the wire when peers fail, and the report's sums."""
+
+import json
+import os
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from workbench.bench.__main__ import main
+from workbench.bench.race import command, plan, referee, report
+from workbench.bench.race.material import make_material
+from workbench.bench.race.plan import Cell, Process, System, cells
+from workbench.bench.race.process import PeerFailed, PeerProcess
+from workbench.tape import weights_path
+
+PEERS = Path(referee.__file__).parent / "peers"
+
+# Answers every command, with settings for what goes wrong.
+FAKE = """
+import os, sys, time
+sys.path.insert(0, {peers!r})
+from wire import Peer, Reply, serve
+
+class Fake(Peer):
+    def __init__(self, settings):
+        print("a line of chatter that is no answer")
+        {at_open}
+        self.bars = []
+    def about(self):
+        return {{"weights": "float32", "cache": "float32"}}
+    def begin(self, mode, length, room):
+        self.room = room
+    def arrive(self, mode, ids):
+        self.bars.append(ids)
+        time.sleep(0.01)
+    def ask(self, mode, question):
+        {at_ask}
+        first = time.perf_counter()
+        time.sleep(0.02)
+        return Reply([len(self.bars)] * question.tokens, first, [-float(self.room)])
+
+serve(Fake)
+"""
+
+
+@pytest.fixture
+def fake(tmp_path):
+    """Starts a peer that does what it is told to."""
+    started = []
+    material = tmp_path / "material.json"
+    material.write_text(json.dumps({"context": list(range(100))}))
+
+    def start(at_open="pass", at_ask="pass", python=sys.executable):
+        script = tmp_path / "fake.py"
+        script.write_text(FAKE.format(peers=str(PEERS), at_open=at_open, at_ask=at_ask))
+        peer = PeerProcess(python, script, os.environ, tmp_path / "log.txt")
+        started.append(peer)
+        return peer, {"material": str(material)}
+
+    yield start
+    for peer in started:
+        peer.kill()
+
+
+def trial(peer, **more):
+    asked = {"mode": "m", "length": 50, "bars": [[1, 2], [3]], "question": [4], "tokens": 2}
+    return peer.ask("trial", 20, **(asked | {"scored": False} | more))
+
+
+def test_times_are_taken_in_the_peer(fake):
+    peer, settings = fake()
+    opened = peer.ask("open", 20, settings=settings)
+    assert opened["weights"] == "float32" and opened["versions"]["python"]
+    assert peer.ask("fill", 20, length=50)["seconds"] >= 0
+    answer = trial(peer)
+    assert answer["ids"] == [2, 2]
+    assert answer["logprobs"] == [-(3 + 1 + 2)]  # room for bars, question and answer
+    assert len(answer["arrivals_ms"]) == 2 and min(answer["arrivals_ms"]) >= 10
+    assert 0 <= answer["ttft_ms"] <= answer["total_ms"] - 20
+    peer.close()
+
+
+def test_a_peer_that_dies_is_reported_with_what_it_said_last(fake):
+    peer, settings = fake(at_ask="print('out of cheese'); os._exit(7)")
+    peer.ask("open", 20, settings=settings)
+    with pytest.raises(PeerFailed, match=r"trial: it ended with code 7; it said: .*out of cheese"):
+        trial(peer)
+
+
+def test_a_peer_that_lacks_its_package_is_reported_by_name(fake):
+    peer, settings = fake(at_open="import no_such_engine.part")
+    with pytest.raises(PeerFailed, match="open: No module named 'no_such_engine'") as failed:
+        peer.ask("open", 20, settings=settings)
+    assert failed.value.missing == "no_such_engine"
+
+
+def test_a_script_that_cannot_even_import_its_engine_is_reported(fake, tmp_path):
+    script = tmp_path / "broken.py"
+    script.write_text("import no_such_engine\n")
+    peer = PeerProcess(sys.executable, script, os.environ, tmp_path / "log.txt")
+    with pytest.raises(PeerFailed, match="ended with code 1.*No module named 'no_such_engine'"):
+        peer.ask("open", 20, settings={})
+    peer.kill()
+
+
+def test_an_error_of_the_engine_is_one_line(fake):
+    peer, settings = fake(at_ask="raise RuntimeError('two\\nlines')")
+    peer.ask("open", 20, settings=settings)
+    with pytest.raises(PeerFailed, match="trial: RuntimeError: two lines$"):
+        trial(peer)
+    assert peer.ask("fill", 20, length=50)  # and it goes on
+
+
+def test_a_peer_that_hangs_is_stopped_with_its_children(fake):
+    peer, settings = fake(at_ask="os.system('echo $$ > child; exec sleep 600')")
+    peer.ask("open", 20, settings=settings)
+    began = time.monotonic()
+    with pytest.raises(PeerFailed, match="trial took more than 1 s; it was stopped"):
+        peer.ask("trial", 1, mode="m", length=5, bars=[], question=[4], tokens=1, scored=False)
+    assert time.monotonic() - began < 10
+
+
+def test_an_answer_of_the_wrong_length_is_an_error(fake):
+    peer, settings = fake(
+        at_ask="question.tokens = 1 if question.ids == [4] else 2; return Reply([])"
+    )
+    peer.ask("open", 20, settings=settings)
+    with pytest.raises(PeerFailed, match="expected 1 tokens, got 0"):
+        trial(peer)
+
+
+def test_a_python_that_is_not_there(tmp_path):
+    with pytest.raises(PeerFailed, match="its Python cannot be started: No such file"):
+        PeerProcess(str(tmp_path / "python"), tmp_path / "x.py", {}, tmp_path / "log.txt")
+
+
+def test_after_one_bar_all_kinds_are_asked_and_after_more_the_main_one():
+    system = System("s", "m", "arrival", "what")
+    found = cells(system, (1, 10), ("1", "8", "64", "choice"), 9)
+    assert found == [
+        Cell(1, "8", 9), Cell(1, "1", 9), Cell(1, "choice", 9), Cell(10, "8", 3), Cell(1, "64", 3),
+    ]  # fmt: skip
+    whole = System("s", "m", "never kept", "what", kinds="main")
+    assert cells(whole, (1, 10), ("1", "8", "64", "choice"), 9) == [Cell(1, "8", 9)]
+    unclosed = System("s", "m", "arrival", "what", kinds="open")
+    assert Cell(1, "choice", 9) not in cells(unclosed, (1, 10), ("8", "choice"), 9)
+
+
+def test_material_is_the_same_for_the_same_seed_and_ends_with_a_bar():
+    one = make_material(weights_path(), (100, 300), 3)
+    again = make_material(weights_path(), (100, 300), 3)
+    assert one.context == again.context and len(one.question) == 16
+    newline = one.tokens.data("\n")[-1]
+    for wanted, length in one.lengths.items():
+        assert wanted <= length < wanted + 64
+        assert one.context[length - 1] == newline
+    bars, same = one.fresh(), again.fresh()
+    assert [next(bars) for _ in range(5)] == [next(same) for _ in range(5)]
+    assert one.tokens.text(next(bars)) not in one.tokens.text(one.context)
+
+
+def test_slope_is_that_of_the_least_squares_line():
+    assert report.slope([(0, 1.0), (1, 3.0), (2, 5.0)]) == pytest.approx(2.0)
+    assert report.slope([(0, 0.0), (1, 1.0), (2, 5.0)]) == pytest.approx(2.5)
+    assert report.slope([(7, 1.0), (7, 2.0)]) is None
+
+
+def test_percentiles_of_few_samples_lie_between_them():
+    found = report.percentiles([float(n) for n in range(1, 102)])
+    assert found == {"p50": 51.0, "p90": 91.0, "p99": 100.0, "min": 1.0}
+
+
+def made_up(samples, **peer):
+    """A result with one peer, as the referee gives it."""
+    bandwidth = {"before": 1e9, "after": 1e9}
+    return {
+        "floor": {"weight_bytes": 1_000_000, "kv_bytes_per_token": 1_000},
+        "settings": {
+            "contexts": [100, 200], "between": [1], "answers": ["8"], "question_tokens": 16,
+            "budget_s": 20,
+        },
+        "model": {"name": "m", "parameters": 1_000_000, "dtype": "bfloat16"},
+        "machine": {"threads": 2, "cpu": "c"},
+        "peers": [
+            {
+                "peer": "p", "engine": "p", "bandwidth": bandwidth, "samples": samples,
+                "failed": None, "equality": [],
+                "systems": {plan.OURS: {"reads": "arrival", "what": "w"}},
+            }
+            | peer
+        ],
+    }  # fmt: skip
+
+
+def sample(context, total_ms, arrivals_ms=4.0, between=1):
+    return {
+        "system": plan.OURS, "context": context, "position": context, "between": between,
+        "answer": "8", "ttft_ms": total_ms / 2, "total_ms": total_ms, "arrivals_ms": arrivals_ms,
+    }  # fmt: skip
+
+
+def test_cells_floors_and_slopes_follow_from_the_samples():
+    samples = [sample(100, 20.0), sample(100, 30.0), sample(100, 40.0), sample(200, 50.0)]
+    result = report.summarize(made_up(samples))
+    first, second = result["cells"]
+    assert first["samples"] == 3 and first["total_ms"]["p50"] == 30.0
+    assert first["ttft_ms"]["p50"] == 15.0
+    assert first["work_ms_per_bar"] == 34.0
+    # Eight forwards read the weights, and the cells of all that is before them.
+    read = 8 * 1_000_000 + 1_000 * sum(100 + 16 + step for step in range(8))
+    assert first["floor_ms"] == pytest.approx(read / 1e9 * 1e3)
+    assert second["over_floor"] == pytest.approx(50.0 / second["floor_ms"])
+    (slope,) = result["slopes"]
+    assert slope["ms_per_1000_tokens"] == pytest.approx(1e3 * (50.0 - 30.0) / 100)
+    assert slope["floor_ms_per_1000_tokens"] == pytest.approx(8 * 1_000 / 1e9 * 1e3 * 1e3)
+
+
+def test_what_a_bar_costs_is_a_share_of_what_arrived_together():
+    result = report.summarize(made_up([sample(100, 20.0, arrivals_ms=40.0, between=10)]))
+    (cell,) = result["cells"]
+    assert cell["arrival_ms"] == 4.0 and cell["work_ms_per_bar"] == 6.0
+
+
+def test_drift_within_a_peers_turn_is_said():
+    drifted = made_up([sample(100, 20.0)], bandwidth={"before": 1e9, "after": 5e8})
+    shown = report.table(report.summarize(drifted))
+    assert "drifted by more than 15% in the turn of p" in shown
+    assert "drifted" not in report.table(report.summarize(made_up([sample(100, 20.0)])))
+
+
+def test_a_peer_that_failed_has_its_reason_in_the_table():
+    shown = report.table(report.summarize(made_up([], failed="open: no cheese")))
+    assert "did not finish: open: no cheese" in shown
+
+
+@pytest.fixture(scope="module")
+def raced(tmp_path_factory):
+    """The command itself: the judge, sessions, transformers, and an engine that is not there."""
+    folder = tmp_path_factory.mktemp("race")
+    out = folder / "race.json"
+    missing = Process("vllm", "vllm", str(folder / "absent.py"), (System("absent", "m", "-", "w"),))
+    (folder / "absent.py").write_text(
+        textwrap.dedent(f"""
+            import sys
+            sys.path.insert(0, {str(PEERS)!r})
+            from wire import serve
+            def make(settings):
+                import vllm_that_is_not_there
+            serve(make)
+        """)
+    )
+    peers = tuple(p for p in plan.PROCESSES if p.name in ("workbench", "transformers"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(plan, "PROCESSES", (*peers, missing))
+        words = "race --smoke --dtype float32 --threads 1 --repeats 1 --only workbench transformers"
+        assert main([*words.split(), "vllm", "--out", str(out)]) == 0
+    return json.loads(out.read_text()), pl.read_parquet(out.with_suffix(".parquet"))
+
+
+def test_everyone_is_measured_and_agrees_with_the_judge(raced):
+    result, rows = raced
+    ours = {(1, "1"), (1, "4"), (1, "choice"), (2, "4")}
+    expected = {
+        "workbench": ours,
+        "workbench, flash hit": {(1, "choice")},
+        "transformers, kept warm": ours,
+        "transformers, static, kept warm": ours,
+    }
+    for context in (200, 400):
+        got: dict[str, set[tuple[int, str]]] = {}
+        for cell in result["cells"]:
+            if cell["context"] == context:
+                got.setdefault(cell["system"], set()).add((cell["between"], cell["answer"]))
+                assert 0 < cell["ttft_ms"]["p50"] <= cell["total_ms"]["p50"]
+        assert got == expected
+    checks = [check for peer in result["peers"] for check in peer["equality"]]
+    assert len(checks) == 2 * len(expected)
+    for check in checks:
+        assert check["agrees"] and check["max_difference"] <= check["bound"] == 1e-3
+    seen = [c["difference_if_the_last_bar_were_missing"] for c in checks if c["tokens"] > 1]
+    assert min(seen) > 100 * checks[0]["bound"]
+    assert set(rows["system"]) == set(expected) and rows["total_ms"].min() > 0
+
+
+def test_an_engine_that_is_not_there_is_listed_with_the_reason(raced):
+    result, _ = raced
+    absent = next(peer for peer in result["peers"] if peer["peer"] == "vllm")
+    assert "No module named 'vllm_that_is_not_there'" in absent["failed"]
+    assert "--python vllm=PATH" in absent["failed"]
+    assert not [cell for cell in result["cells"] if cell["system"] == "absent"]
+
+
+def test_the_file_says_what_it_was_measured_with(raced):
+    result, _ = raced
+    assert result["command"].startswith("python -m workbench.bench race --smoke")
+    assert result["versions"]["torch"] and result["machine"]["cpu"]
+    assert all({"before", "after"} == set(peer["bandwidth"]) for peer in result["peers"])
+    assert result["judge"]["is"] == "plain transformers in float32"
+
+
+def test_where_things_are_on_a_machine_stays_out_of_the_file():
+    given = "python -m workbench.bench race --python vllm=/some/where/python --only vllm"
+    assert command.without_paths(given) == (
+        "python -m workbench.bench race --python vllm=PATH --only vllm"
+    )
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("--contexts 900 300", "contexts (900, 300): expected ascending"),
+        ("--answers choice", "expected at least one number of tokens"),
+        ("--repeats 0", "repeats 0"),
+        ("--between 0", "between (0,): expected ascending whole numbers from 1 on"),
+        ("--only sglang", "peer 'sglang': it serves from a GPU"),
+        ("--only mlx", "peer 'mlx': expected some of"),
+        ("--python sglang=x", "--python sglang=x: expected ENGINE=PATH, with one of"),
+    ],
+)
+def test_a_wrong_option_is_one_line(words, said, capsys):
+    assert main(["race", *words.split()]) == 1
+    assert said in capsys.readouterr().err

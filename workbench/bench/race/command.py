@@ -1,0 +1,154 @@
+"""``python -m workbench.bench race``: its options, and what it runs for them."""
+
+from __future__ import annotations
+
+import argparse
+import re
+import shlex
+import sys
+from pathlib import Path
+from typing import Any
+
+from workbench.errors import WorkbenchError
+
+RESULTS = Path("data/bench")
+DESCRIPTION = (
+    "Our sessions against the engines people use, each in its own process and with its own Python, "
+    "all on the same weights and token ids. Every measured question starts from the same context: "
+    "bars arrive, then 16 tokens are asked. Who computes bars when they arrive pays then, who "
+    "computes them when asked pays then; both are shown. Before anything is timed, plain "
+    "transformers in float32 scores everyone's answer. A peer that cannot run is listed with the "
+    "reason. The model has random weights and is made on the spot; nothing is downloaded."
+)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of the command."""
+    from workbench.bench.model import SIZES
+    from workbench.bench.race.referee import Options
+
+    usual = Options()
+    shown = "(default: %(default)s)"
+    parser.add_argument(
+        "--contexts", type=int, nargs="+", default=usual.contexts, metavar="TOKENS",
+        help=f"tokens before the bars, ascending (default: {_words(usual.contexts)})",
+    )  # fmt: skip
+    parser.add_argument(
+        "--between", type=int, nargs="+", default=usual.between, metavar="BARS",
+        help="how many bars arrive before a question, ascending; beyond the first number only "
+        f"answers of about 8 tokens are measured (default: {_words(usual.between)})",
+    )  # fmt: skip
+    parser.add_argument(
+        "--answers", nargs="+", default=usual.answers, metavar="N",
+        help=f"tokens of open answers, and choice (default: {_words(usual.answers)})",
+    )  # fmt: skip
+    parser.add_argument(
+        "--repeats", type=int, default=usual.repeats, metavar="N",
+        help=f"measured questions of each kind, a third of it for those that take long {shown}",
+    )  # fmt: skip
+    parser.add_argument(
+        "--budget", type=float, default=usual.budget, metavar="S",
+        help=f"seconds after which a system measures no more at one context {shown}",
+    )  # fmt: skip
+    parser.add_argument(
+        "--timeout", type=float, default=usual.timeout, metavar="S",
+        help=f"seconds after which a peer that does not answer is stopped {shown}",
+    )  # fmt: skip
+    parser.add_argument(
+        "--size", choices=sorted(SIZES), default=usual.size,
+        help=f"the model's size; tiny is for trying the command, its times mean nothing {shown}",
+    )  # fmt: skip
+    parser.add_argument(
+        "--dtype", choices=["bfloat16", "float32"], default=usual.dtype,
+        help=f"of everyone who has the choice; the judge has float32 {shown}",
+    )  # fmt: skip
+    parser.add_argument(
+        "--threads", type=int, default=usual.threads, metavar="N", help=f"of everyone {shown}"
+    )
+    parser.add_argument(
+        "--seed", type=int, default=usual.seed, metavar="N",
+        help=f"of the weights and of the stream {shown}",
+    )  # fmt: skip
+    parser.add_argument(
+        "--python", action="append", default=[], metavar="ENGINE=PATH",
+        help="the Python that has an engine, such as vllm=PATH; several times for several",
+    )  # fmt: skip
+    parser.add_argument(
+        "--only", nargs="+", default=(), metavar="PEER", help="race these engines or peers alone"
+    )
+    parser.add_argument(
+        "--smoke", action="store_true",
+        help="a tiny model, two short contexts, sessions and transformers alone: does it run?",
+    )  # fmt: skip
+    parser.add_argument(
+        "--out", type=Path, metavar="FILE",
+        help=f"where to write the JSON (default: {RESULTS}/race-<cpu>.json, nowhere for --smoke); "
+        "the samples go beside it as parquet",
+    )  # fmt: skip
+    parser.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace, command: str) -> int:
+    """Race, print the table, write the files."""
+    from workbench.bench import machine
+    from workbench.bench.race import referee, report
+    from workbench.bench.race.smoke import smoke
+
+    wanted = referee.Options(
+        contexts=tuple(options.contexts), between=tuple(options.between),
+        answers=tuple(options.answers), repeats=options.repeats, size=options.size,
+        dtype=options.dtype, threads=options.threads, seed=options.seed, budget=options.budget,
+        timeout=options.timeout, only=tuple(options.only), python=pythons(options.python),
+    )  # fmt: skip
+    if options.smoke:
+        wanted = smoke(wanted)
+    out = options.out
+    if out is None and not options.smoke:
+        out = RESULTS / f"race-{machine.short_name(machine.cpu_name())}.json"
+    saved: list[dict[str, Any]] = []
+
+    def save(result: dict[str, Any]) -> None:
+        saved[:] = [report.summarize(result)]
+        if out is not None:
+            report.write(saved[0], out)
+
+    try:
+        referee.run(wanted, without_paths(command), save)
+    except KeyboardInterrupt:
+        if not saved:
+            raise
+        print("stopped; this is as far as it got", file=sys.stderr)
+    print(report.table(saved[0]))
+    if out is not None:
+        print(f"\nwritten to {out} and {out.with_suffix('.parquet')}")
+    return 0
+
+
+def pythons(given: list[str]) -> dict[str, str]:
+    """``vllm=PATH`` -> ``{"vllm": PATH}``.
+
+    Raises:
+        WorkbenchError: it reads otherwise, or no peer is of that engine.
+    """
+    from workbench.bench.race.plan import PROCESSES
+
+    engines = sorted({process.engine for process in PROCESSES})
+    found = {}
+    for text in given:
+        engine, _, path = text.partition("=")
+        if engine not in engines or not path:
+            msg = f"--python {text}: expected ENGINE=PATH, with one of {', '.join(engines)}"
+            raise WorkbenchError(msg)
+        found[engine] = str(Path(path).absolute())  # a peer runs in another folder
+    return found
+
+
+def without_paths(command: str) -> str:
+    """The command as a file may state it: where something is on this machine is left out."""
+    return shlex.join(
+        re.sub(r"^(\w+)=.*[/\\].*", r"\1=PATH", word) for word in shlex.split(command)
+    )
+
+
+def _words(values: tuple[object, ...]) -> str:
+    return " ".join(map(str, values))

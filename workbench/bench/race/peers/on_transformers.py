@@ -1,0 +1,145 @@
+"""Plain transformers in the race: stateless, kept warm in two kinds of cache, and the judge."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import AutoModelForCausalLM, DynamicCache, StaticCache
+from transformers.utils import logging
+from wire import Peer, Question, Reply, serve
+
+CHUNK = 512  # tokens of one forward while a cache is filled
+ROUND = 64  # static caches have room in steps of so many tokens
+
+
+class Transformers(Peer):
+    """Modes: ``stateless``, ``warm`` (`DynamicCache`, cropped), ``static`` (`StaticCache`)."""
+
+    packages = ("transformers", "torch")
+
+    def __init__(self, settings: dict[str, Any]) -> None:
+        torch.set_num_threads(settings["threads"])
+        logging.disable_progress_bar()
+        self._model: Any = AutoModelForCausalLM.from_pretrained(
+            settings["model"],
+            dtype=getattr(torch, settings["dtype"]),
+            attn_implementation="sdpa",
+        ).eval()
+        self._modes = settings["modes"]
+        self._context: list[int] = []
+        self._base: Any = DynamicCache(config=self._model.config)
+        self._statics: dict[int, Any] = {}  # by room, all of the same length
+        self._static_length = 0
+        self._cache: Any = None
+        self._added = 0
+        self._prompt: list[int] = []
+
+    def about(self) -> dict[str, Any]:
+        """Types of weights and cache."""
+        dtype = str(self._model.dtype).removeprefix("torch.")
+        return {"weights": dtype, "cache": dtype, "settings": "sdpa attention"}
+
+    def fill(self, ids: list[int]) -> None:
+        """Forwards of 512 tokens into the cache; nothing for who computes everything each time."""
+        if self._modes != ["stateless"]:
+            self._take(self._base, ids[len(self._context) :])
+        self._context = ids
+
+    def begin(self, mode: str, length: int, room: int) -> None:
+        """The cache that is asked; it holds the context."""
+        self._added = 0
+        if mode == "stateless":
+            self._prompt = self._context[:length]
+        elif mode == "static":
+            self._cache = self._filled_static(length, room)
+        else:
+            self._cache = self._base
+
+    def arrive(self, mode: str, ids: list[int]) -> None:
+        """A forward for the bar, or a longer prompt."""
+        if mode == "stateless":
+            self._prompt = self._prompt + ids
+        else:
+            self._take(self._cache, ids)
+            self._added += len(ids)
+
+    def ask(self, mode: str, question: Question) -> Reply:
+        """Greedy, forward by forward."""
+        if mode == "stateless":
+            self._cache, ids = DynamicCache(), self._prompt + question.ids
+        else:
+            ids = question.ids
+        logits = self._forward(self._cache, ids)
+        picked, logprobs = [], []
+        first = None
+        chances = None
+        while True:
+            if question.choices is not None:
+                chances = torch.softmax(logits[-1, question.choices].float(), -1).tolist()
+                picked.append(question.choices[chances.index(max(chances))])
+            else:
+                picked.append(int(logits[-1].argmax()))
+            first = first or time.perf_counter()
+            if question.scored:
+                logprobs.append(float(torch.log_softmax(logits[-1].float(), -1)[picked[-1]]))
+            if len(picked) == question.tokens:
+                break
+            logits = self._forward(self._cache, picked[-1:])
+        self._added += len(question.ids) + len(picked) - 1
+        return Reply(picked, first, logprobs if question.scored else None, chances)
+
+    def end(self, mode: str) -> None:
+        """Cut the cache back."""
+        if mode == "warm" and self._added:
+            self._base.crop(-self._added)
+        elif mode == "static":
+            for layer in self._cache.layers:
+                layer.cumulative_length.fill_(self._static_length)
+        if mode != "warm":
+            self._cache = None
+
+    def score(self, length: int, ids: list[int], answer: list[int]) -> dict[str, Any]:
+        """Teacher-forced: the answer's log-probabilities, and the likeliest token at each step."""
+        cache = DynamicCache(config=self._model.config)
+        for index, layer in enumerate(self._base.layers):
+            cache.update(layer.keys[:, :, :length], layer.values[:, :, :length], index)
+        logits = self._forward(cache, [*ids, *answer[:-1]], keep=len(answer))
+        rows = torch.log_softmax(logits.float(), dim=-1)
+        best = rows.max(dim=-1)
+        return {
+            "logprobs": [float(rows[i, token]) for i, token in enumerate(answer)],
+            "best": best.indices.tolist(),
+            "best_logprobs": best.values.tolist(),
+        }
+
+    def _take(self, cache: Any, ids: Sequence[int]) -> None:
+        for start in range(0, len(ids), CHUNK):
+            self._forward(cache, ids[start : start + CHUNK])
+
+    def _filled_static(self, length: int, room: int) -> Any:
+        """A `StaticCache` with the context in it; it attends over all of its room."""
+        room = -(-room // ROUND) * ROUND
+        if self._static_length != length:
+            self._statics.clear()
+            self._static_length = length
+        if room not in self._statics:
+            static = StaticCache(self._model.config, max_cache_len=length + room)
+            for index, layer in enumerate(self._base.layers):
+                static.update(layer.keys[:, :, :length], layer.values[:, :, :length], index)
+            self._statics[room] = static
+        return self._statics[room]
+
+    @torch.inference_mode()
+    def _forward(self, cache: Any, ids: Sequence[int], keep: int = 1) -> Tensor:
+        return self._model(
+            input_ids=torch.tensor([list(ids)]), past_key_values=cache, use_cache=True,
+            logits_to_keep=keep,
+        ).logits[0]  # fmt: skip
+
+
+if __name__ == "__main__":
+    serve(Transformers)

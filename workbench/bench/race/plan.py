@@ -1,0 +1,217 @@
+"""Who races, in which processes, and what each is asked."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from workbench.errors import WorkbenchError
+
+OURS = "workbench"
+CHOICE = "choice"
+SHORT = 16  # tokens of an answer that is asked as often as any
+
+
+@dataclass(frozen=True)
+class System:
+    """One way of using one engine.
+
+    Attributes:
+        name: in tables and files.
+        mode: what its script calls it.
+        reads: when bars are computed: "arrival", "question", or "never kept".
+        kinds: "all", "open" (no closed answers), "main" (one kind of answer, one number of bars,
+            for those that compute the whole context every time) or "flash".
+        what: one line on how the engine is used.
+    """
+
+    name: str
+    mode: str
+    reads: str
+    what: str
+    kinds: str = "all"
+
+
+@dataclass(frozen=True)
+class Process:
+    """One process: a script, run by the Python of its engine, and the systems that share it.
+
+    Systems in one process share the model and the context that was read, never what an arrival or
+    a question computed.
+    """
+
+    name: str
+    engine: str
+    script: str
+    systems: tuple[System, ...]
+    settings: dict[str, Any] = field(default_factory=dict)
+    env: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def modes(self) -> list[str]:
+        """Of its systems."""
+        return [system.mode for system in self.systems]
+
+
+JUDGE = Process(
+    name="judge", engine="transformers", script="on_transformers.py",
+    systems=(System("judge", "judge", "arrival", "plain transformers in float32"),),
+    settings={"dtype": "float32"},
+)  # fmt: skip
+
+VLLM_ENV = {
+    "VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_CPU_KVCACHE_SPACE": "2",
+    "VLLM_LOGGING_LEVEL": "WARNING", "VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1",
+    "VLLM_HOST_IP": "127.0.0.1",
+}  # fmt: skip
+
+PROCESSES = (
+    Process(
+        name="workbench", engine="workbench", script="on_workbench.py",
+        systems=(
+            System(OURS, "ask", "arrival", "a session; a question runs on a branch of it"),
+            System("workbench, flash hit", "flash", "arrival",
+                   "a standing question, answered again after every arrival", kinds="flash"),
+        ),
+    ),
+    Process(
+        name="vllm", engine="vllm", script="on_vllm.py",
+        settings={"prefix_caching": True, "compiled": True, "block": 32, "step": 2048},
+        env=VLLM_ENV,
+        systems=(
+            System("vLLM, streaming-input session", "session", "arrival",
+                   "a resumable request; it cannot forget a question, so each has its own"),
+            System("vLLM, prefix caching, kept warm", "warm", "arrival",
+                   "a throw-away request of one token after every arrival"),
+            System("vLLM, prefix caching", "prefix", "question",
+                   "one request per question; what is new is computed then"),
+        ),
+    ),
+    Process(
+        name="vllm-uncached", engine="vllm", script="on_vllm.py",
+        settings={"prefix_caching": False, "compiled": True, "block": 32, "step": 2048},
+        env=VLLM_ENV,
+        systems=(
+            System("vLLM, no prefix caching", "prefix", "never kept",
+                   "everything is prefilled for every question", kinds="main"),
+        ),
+    ),
+    Process(
+        name="llamacpp", engine="llamacpp", script="on_llamacpp.py",
+        systems=(
+            System("llama.cpp, kept warm", "warm", "arrival",
+                   "every bar is decoded; a question is cut off with seq_rm"),
+            System("llama.cpp, prefix reuse", "prefix", "question",
+                   "what is new is decoded when asked, then cut off"),
+        ),
+    ),
+    Process(
+        name="openvino", engine="openvino", script="on_openvino.py",
+        systems=(
+            System("OpenVINO GenAI, kept warm", "warm", "arrival",
+                   "a throw-away request of one token after every arrival", kinds="open"),
+            System("OpenVINO GenAI, prefix caching", "prefix", "question",
+                   "one request per question; what is new is computed then", kinds="open"),
+        ),
+    ),
+    Process(
+        name="transformers", engine="transformers", script="on_transformers.py",
+        systems=(
+            System("transformers, kept warm", "warm", "arrival",
+                   "DynamicCache; a question's tokens are cropped off afterwards"),
+            System("transformers, static, kept warm", "static", "arrival",
+                   "StaticCache with just the room that is needed"),
+        ),
+    ),
+    Process(
+        name="transformers-batching",
+        engine="transformers",
+        script="on_transformers_batching.py",
+        systems=(
+            System("transformers, continuous batching, kept warm", "warm", "arrival",
+                   "a throw-away request of one token after every arrival", kinds="open"),
+        ),
+    ),
+    Process(
+        name="transformers-stateless", engine="transformers", script="on_transformers.py",
+        systems=(
+            System("transformers, stateless", "stateless", "never kept",
+                   "everything is prefilled for every question", kinds="main"),
+        ),
+    ),
+)  # fmt: skip
+
+ELSEWHERE = {
+    "sglang": "it serves from a GPU, and this race runs on processors; it has no script yet",
+    "tensorrt-llm": "it serves from a GPU, and this race runs on processors; it has no script yet",
+}
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One kind of measured question.
+
+    Attributes:
+        between: bars that arrive before it.
+        answer: "1", "8", "64", ...: tokens of an open answer; or `CHOICE`.
+        rounds: how often it is measured, if the budget lasts.
+    """
+
+    between: int
+    answer: str
+    rounds: int
+
+    @property
+    def tokens(self) -> int:
+        """Of the answer."""
+        return 1 if self.answer == CHOICE else int(self.answer)
+
+
+def cells(
+    system: System, between: Sequence[int], answers: Sequence[str], repeats: int
+) -> list[Cell]:
+    """What a system is measured in at each context.
+
+    All kinds of answers after the fewest bars; after more of them only the main kind, whose first
+    token is what a one-token answer would have been. What takes long is measured less often.
+    """
+    few = max(1, repeats // 3)
+    first, *more = between
+    main = main_answer(answers)
+    if system.kinds == "main":
+        return [Cell(first, main, repeats)]
+    if system.kinds == "flash":
+        return [Cell(first, CHOICE, repeats)] if CHOICE in answers else []
+    short = [a for a in answers if a != CHOICE and int(a) <= SHORT and a != main]
+    long = [a for a in answers if a != CHOICE and int(a) > SHORT and a != main]
+    closed = [a for a in answers if a == CHOICE and system.kinds == "all"]
+    # In the order in which they are measured: what a budget may not last for comes last.
+    return [
+        *(Cell(first, answer, repeats) for answer in (main, *short, *closed)),
+        *(Cell(bars, main, few) for bars in more),
+        *(Cell(first, answer, few) for answer in long),
+    ]
+
+
+def main_answer(answers: Sequence[str]) -> str:
+    """The kind of open answer that everyone gives in every cell: 8 tokens, or what is closest."""
+    numbers = [int(answer) for answer in answers if answer != CHOICE]
+    return str(min(numbers, key=lambda n: abs(n - 8)))
+
+
+def chosen(only: Sequence[str]) -> tuple[Process, ...]:
+    """The processes to run; ``only`` names processes or engines, none of them takes all.
+
+    Raises:
+        WorkbenchError: there is no such peer.
+    """
+    known = {p.name for p in PROCESSES} | {p.engine for p in PROCESSES}
+    for name in only:
+        if name in ELSEWHERE:
+            msg = f"peer {name!r}: {ELSEWHERE[name]}; expected some of {', '.join(sorted(known))}"
+            raise WorkbenchError(msg)
+        if name not in known:
+            msg = f"peer {name!r}: expected some of {', '.join(sorted(known))}"
+            raise WorkbenchError(msg)
+    return tuple(p for p in PROCESSES if not only or {p.name, p.engine} & set(only))
