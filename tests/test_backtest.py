@@ -4,7 +4,8 @@ import threading
 
 import pytest
 
-from workbench.errors import Cancelled, QuestionError, SessionClosed
+from workbench.engine.sampler import Sampling
+from workbench.errors import Cancelled, EngineClosed, QuestionError, SessionClosed
 from workbench.scheduler.scheduler import StepLimits
 from workbench.testing import assert_recomputes, check_books, poison_free_cells, run_until_idle
 
@@ -171,6 +172,38 @@ def test_closing_the_engine_ends_it(make_engine):
     engine.step()
     engine.close()
     assert test.done and test.finish_reason == "error"
+
+
+def test_an_engine_that_closes_as_the_last_of_a_round_is_answered_ends_it(make_engine):
+    engine = make_engine(start=False, cells=4096)
+    test = filled(engine).backtest_start("so?", choices=UP_DOWN, every=1)
+    engine._read_inbox()
+    post = engine.post
+
+    def closed(command):
+        raise EngineClosed("closed just now")
+
+    engine.post = closed
+    while test._running:
+        engine.step()
+    assert test.done and test.finish_reason == "error" and 1 <= test.answered <= 32
+    with pytest.raises(EngineClosed):
+        test.result()
+    engine.post = post
+
+
+def test_a_tick_that_became_visible_just_before_never_runs_in_the_callers_thread(still):
+    session = filled(still, rows=4)
+    tick = session.push("one more")
+    run_until_idle(still)
+    from workbench.backtest import Backtest
+
+    words = session._words("so?")
+    test = Backtest(still, session.ingest, "so?", words, (), [], Sampling(1), 1)
+    test.begin_after(tick)
+    assert test.total == 0  # not before the engine's next step
+    run_until_idle(still)
+    assert test.result().answered == 5
 
 
 async def _await(test):

@@ -222,11 +222,7 @@ class Askable:
             self.engine, self.ingest, question, self._words(question), closed,
             [self.engine.tokens.choice(c) for c in closed], sampling, every, start, end,
         )  # fmt: skip
-        pushed = self.ingest.ticks.last(from_stream=False)
-        if pushed is None:
-            self.engine.post(test.begin)
-        else:
-            pushed.when_done(lambda: test.fail(pushed.error) if pushed.error else test.begin())
+        test.begin_after(self.ingest.ticks.last(from_stream=False))
         return test
 
     def ask_stateless(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from typing import TYPE_CHECKING, Any
 
 from workbench.answer import Answer
@@ -13,6 +13,7 @@ from workbench.engine.work import Ingest, Question
 from workbench.errors import Cancelled, QuestionError
 from workbench.moment import row
 from workbench.scheduler.scheduler import Kind
+from workbench.tick import Tick
 from workbench.waiting import Completion
 
 if TYPE_CHECKING:
@@ -136,9 +137,25 @@ class Backtest(Completion):
         said = ", ".join(f"{text!r} {n:,}" for text, n in list(self.counts().items())[:4])
         return f"Backtest({self.question!r}, {self.answered:,}{of} answers: {said}; {state})"
 
+    def begin_after(self, pushed: Tick | None) -> None:
+        """Begin once a tick is visible; at the next step if there is none to wait for."""
+        if pushed is None:
+            self._engine.post(self._begin)
+        else:
+            pushed.when_done(lambda: self._go_on(self._begin, pushed.error))
+
+    def _go_on(self, step: Callable[[], None], error: BaseException | None = None) -> None:
+        """Do this in the engine thread, between two steps; any thread may say so."""
+        try:
+            if error is not None:
+                raise error
+            self._engine.post(step)
+        except Exception as reason:
+            self._end("error", reason)
+
     # In the engine thread.
 
-    def begin(self) -> None:
+    def _begin(self) -> None:
         """The rows pushed before it are visible: fix the moments and ask the first of them."""
         if self.done:
             return
@@ -157,10 +174,6 @@ class Backtest(Completion):
             return
         self._rows, self.total = rows, len(rows)
         self._fill()
-
-    def fail(self, error: BaseException) -> None:
-        """The rows it was to begin with did not come, or the engine is gone."""
-        self._end("error", error)
 
     def _fill(self) -> None:
         """Keep so many under way that steps are full, and flash queries are not kept waiting."""
@@ -190,9 +203,7 @@ class Backtest(Completion):
             self._end("error", answer.error)
             return
         self._answered[number] = answer
-        # Not within the step that ended this one: its plan is being carried out.
-        if not self._engine.closed:
-            self._engine.post(self._fill)
+        self._go_on(self._fill)  # not within the step that ended this one
 
     def _end(self, reason: str, error: BaseException | None) -> None:
         if self.done:

@@ -1,3 +1,4 @@
+import contextlib
 import inspect
 import itertools
 import threading
@@ -191,7 +192,8 @@ def test_every_option_reaches_the_method_as_the_keyword_it_sets(ip, engine, call
     (call,) = [given for called, given in calls if called == METHODS[command][1]]
     assert call[key] == value
     if command == "stream":
-        ip.run("%stateful stream --end")
+        with contextlib.suppress(OptionsError):  # a few rows may have ended by themselves
+            ip.run("%stateful stream --end")
 
 
 @pytest.mark.parametrize(
