@@ -16,14 +16,22 @@ def test_a_page_is_late_from_when_the_engine_had_something_newer():
     ]
     late = notebook._lateness(log, seen)
     assert late["versions"] == pytest.approx(
-        {"looks": 3, "p50": 0.0, "p95": 0.5, "p99": 0.5, "worst": 0.5}
-    )
+        {"looks": 3, "p50": 0.0, "p95": 0.5, "p99": 0.5, "worst": 0.5,
+         "share_above_half_a_second": 0.0}
+    )  # fmt: skip
     assert late["flash answers"]["worst"] == pytest.approx(0.1)
 
 
 def test_a_page_that_is_ahead_of_its_clock_is_not_late():
     late = notebook._lateness([(10.0, "a", 1), (10.0, "b/q", 1)], [(9_990.0, {"a": 0, "b/q": 0})])
     assert late["versions"]["worst"] == late["flash answers"]["worst"] == 0.0
+
+
+def test_how_many_looks_were_later_than_half_a_second():
+    seen = [(10_000.0 + 200 * i, {"a": 0}) for i in range(5)]
+    late = notebook._lateness([(10.0, "a", 1)], seen)  # late by 0, 0.2, 0.4, 0.6 and 0.8 s
+    assert late["versions"]["share_above_half_a_second"] == 0.4
+    assert "flash answers" not in late  # none were looked at
 
 
 @pytest.mark.browser

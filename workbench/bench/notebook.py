@@ -27,6 +27,7 @@ DESCRIPTION = (
 )
 LOOK_MS = 100  # how often the page is read
 SAMPLE_S = 10.0  # how often memory is
+COLLECT_S = 60.0  # how often the page's garbage is collected for that, which stops the page a while
 
 _SETUP = """\
 import asyncio, itertools, json, os
@@ -35,13 +36,14 @@ from workbench.bench.stream import bars
 from workbench.events import Committed, FlashAnswered
 
 engine = wb.Engine(cells={sessions} * 4096 + 8192, watermark=8192, progress=False)
-log = []
+log = open("log.jsonl", "w")  # not in memory, which is measured
 
 def note(event):
     if isinstance(event, Committed):
-        log.append((event.time, event.session, event.version))
+        log.write(json.dumps([event.time, event.session, event.version]) + "\\n")
     elif isinstance(event, FlashAnswered):
-        log.append((event.time, event.session + "/" + event.flash, event.version))
+        name = event.session + "/" + event.flash
+        log.write(json.dumps([event.time, name, event.version]) + "\\n")
 
 engine.events.subscribe(note)
 sessions = [
@@ -75,12 +77,13 @@ for feed in feeds:
     feed.stop()
 stats = engine.stats()
 errors = [repr(x.error) for x in (*feeds, *sessions) if x.error is not None]
-with open("log.json", "w") as file:
-    json.dump({"log": log, "sent": [f.rows_sent for f in feeds], "steps": stats.steps,
+engine.close()
+log.close()
+with open("engine.json", "w") as file:
+    json.dump({"sent": [f.rows_sent for f in feeds], "steps": stats.steps,
                "ticks": stats.ticks, "evaluations": stats.flash_evaluations,
                "answers": stats.answers, "rebuilds": stats.rebuilds, "behind": stats.behind,
                "lag_s_p95": stats.lag_s_p95, "errors": errors}, file)
-engine.close()
 print("written")
 """
 # What the page shows, with the time: [ms, {"s0": version, ..., "s0/q0": version}].
@@ -148,8 +151,9 @@ def measure(sessions: int, flash: int, ticks: int, seconds: int) -> dict[str, An
         page.evaluate(_READ, LOOK_MS)
         found = _follow(page, int((folder / "kernel.pid").read_text()), messages, seconds)
         lab.execute(page, _END)
-        kernel = json.loads((folder / "log.json").read_text())
-        found |= {"late_s": _lateness(kernel.pop("log"), found.pop("seen"))}
+        kernel = json.loads((folder / "engine.json").read_text())
+        log = map(json.loads, (folder / "log.jsonl").read_text().splitlines())
+        found |= {"late_s": _lateness(log, found.pop("seen"))}
         lab.shut_down(page)
     if kernel["errors"]:
         raise WorkbenchError("; ".join(kernel["errors"]))
@@ -170,12 +174,15 @@ def _count_messages(page: Any) -> list[float]:
 def _follow(page: Any, kernel: int, messages: list[float], seconds: int) -> dict[str, Any]:
     tools = page.context.new_cdp_session(page)
     began, samples, seen = time.time(), [], []
+    collected, page_mb = -COLLECT_S, 0.0
     with tqdm(total=seconds, unit=" s", leave=False) as bar:
         while (passed := time.time() - began) < seconds:
-            tools.send("HeapProfiler.collectGarbage")
-            heap = tools.send("Runtime.getHeapUsage")["usedSize"]
+            if passed >= collected + COLLECT_S:
+                collected = passed
+                tools.send("HeapProfiler.collectGarbage")
+                page_mb = tools.send("Runtime.getHeapUsage")["usedSize"] / 1e6
             samples.append({"seconds": passed, "kernel_mb": _resident_mb(kernel),
-                            "page_mb": heap / 1e6})  # fmt: skip
+                            "page_mb": page_mb})  # fmt: skip
             page.wait_for_timeout(1e3 * min(SAMPLE_S, seconds - passed))
             seen += page.evaluate(_TAKE)
             bar.update(int(time.time() - began) - bar.n)
@@ -219,8 +226,10 @@ def _lateness(
         kind: {
             "looks": len(values), "p50": percentile(values, 0.5), "p95": percentile(values, 0.95),
             "p99": percentile(values, 0.99), "worst": max(values),
+            "share_above_half_a_second": sum(v > 0.5 for v in values) / len(values),
         }
         for kind, values in late.items()
+        if values
     }  # fmt: skip
 
 
