@@ -194,6 +194,18 @@ def test_memory_is_flat_over_thousands_of_ticks(still):
     assert query.evaluations > 500
 
 
+def test_a_session_that_is_behind_rebuilds_as_rarely_as_its_window_allows(still):
+    session = still.open("s", prompt=PROMPT, cells=800, overflow="rebuild", window=100)
+    rebuilt = collect(still, Rebuilt)
+    for i in range(600):
+        session.push(row(i))
+    tokens = session.ingest.ticks.tokens
+    run_until_idle(still)
+    assert session.rows == 600
+    fewest = tokens / (session.ingest.capacity - 100)
+    assert fewest - 1 <= len(rebuilt) <= fewest * 1.1 + 1
+
+
 # Evict.
 
 

@@ -54,6 +54,9 @@ class Windows:
         line, rows = session.line, window.rows
         # Two of the latest ticks: one may come while the rebuild is on its way.
         slack = min(max(window.slack, 2 * window.tick), (session.capacity - window.keep) // 2)
+        if session.ticks.tokens > slack:
+            # It is behind: its rows wait anyway, and the fewest rebuilds make it catch up soonest.
+            slack = 0
         if window.retired or line.pending or self.room(session) > slack:
             return False
         start = rows.first_of_last(window.keep - rows.head)
