@@ -5,7 +5,7 @@ import contextlib
 import threading
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 import workbench as wb
@@ -298,7 +298,15 @@ HOW = [
 ]
 
 
+# A session that comes shares its beginning with a question, and the question ends.
+SHARES_WITH_A_QUESTION = [
+    *[("push", 0, 1)] * 4, ("push", 0, 13), ("push", 0, 24), ("backtest", 0, 44), ("close", 1, 1),
+    ("generate", 0, 1), ("step", 0, 1), ("open", 5, 37),
+]  # fmt: skip
+
+
 @settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+@example(actions=SHARES_WITH_A_QUESTION, tokens=30)
 @given(actions=ACTIONS, tokens=st.sampled_from([7, 30, 100]))
 def test_whatever_is_accepted_completes_and_the_books_balance_at_every_step(actions, tokens):
     limits = StepLimits(tokens=tokens, target_ms=0, ingest_floor=3, quantum=16, flash_share=4)
@@ -383,7 +391,7 @@ def play(engine, actions):
             assert query.is_fresh or session.version == 0
     # Whoever is first in line still cannot have what others were promised for good.
     for opening in waiting[:1]:
-        assert not engine.admission._fits_once_others_leave(opening.spec, opening.spec.budget)
+        assert not engine.admission._fits_once_others_leave(opening.spec)
     for opening in waiting:
         engine.admission.cancel(opening)
     check_books(engine)

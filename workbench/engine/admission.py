@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
 from workbench.cells.history import History
@@ -99,19 +99,41 @@ class Admission:
         """Cells that can be promised now."""
         return self.for_sessions - self.promised()
 
-    def _fits_once_others_leave(self, spec: SessionSpec, needed: int) -> bool:
+    def _fits(self, session: Ingest, gone: Collection[Ingest] = ()) -> bool:
+        """Whether a session that comes can be promised its cells once some others are gone."""
+        others = [s for s in self.core.sessions.values() if s not in gone and s is not session]
+        return self.promised(others) + self._needed(session, others) <= self.for_sessions
+
+    def _needed(self, session: Ingest, others: Iterable[Ingest]) -> int:
+        """Cells to promise a session that comes, beyond those promised to some others.
+
+        What it shares with anyone else, such as a question, counts: that may be gone tomorrow.
+        """
+        if session.window is not None:
+            return session.budget
+        match = self.core.prefixes.match(session.line, session.line.token_ids)
+        if match is None:
+            return session.capacity
+        firm = [s for s in others if s.resident and s.window is None]
+        held = [span for s in firm for span in s.sequence.spans]
+        shared = [(run.start, run.length) for run in match.line.sequence.runs(match.end)]
+        num_new = self.core.pool.distinct([*held, *shared]) - self.core.pool.distinct(held)
+        return session.capacity - match.end + num_new
+
+    def _fits_once_others_leave(self, spec: SessionSpec, session: Ingest | None = None) -> bool:
         """Whether it fits without the evictable sessions, and still leaves room for each of them.
 
         This is what lets every accepted session have its turn, whatever is opened later.
         """
         sessions = self.core.sessions.values()
-        firm = self.promised(s for s in sessions if not s.evictable)
+        firm = [s for s in sessions if not s.evictable]
+        cells = self.promised(firm)
         largest = max((s.budget for s in sessions if s.evictable), default=0)
         if spec.evictable:
             largest = max(largest, spec.budget)
         else:
-            firm += needed
-        return firm + largest <= self.for_sessions
+            cells += spec.budget if session is None else self._needed(session, firm)
+        return cells + largest <= self.for_sessions
 
     # Opening and closing.
 
@@ -184,14 +206,13 @@ class Admission:
             slack = (spec.capacity - spec.keep) // 2
             rows = WindowRows(len(spec.head))
             session.window = Window(spec.overflow, spec.keep, rows, slack)
-        needed = self._needed(session)
-        if not self._fits_once_others_leave(spec, needed):
+        if not self._fits_once_others_leave(spec, session):
             return None
         if spec.evictable:
             # It is open even while others have the cells: it takes turns once it has work.
-            has_room = needed <= self.room()
+            has_room = self._fits(session)
         else:
-            has_room = self._make_room(needed, insist=insist)
+            has_room = self._make_room(session, insist=insist)
             if not has_room:
                 return None
         self.core.works[session.work] = self.core.sessions[session.work] = session
@@ -263,7 +284,7 @@ class Admission:
                     self._line.remove(entry)
                     entry.session = opened
                     entry.finish()
-                elif self._fits_once_others_leave(spec, spec.budget):
+                elif self._fits_once_others_leave(spec):
                     return self._moves > before
                 else:
                     openings_wait = True  # until a session is closed; those who return go on
@@ -277,21 +298,14 @@ class Admission:
         """With nothing to run: compute an evicted session again that nobody has asked for yet."""
         for session in self.core.sessions.values():
             idle = not session.resident and session.error is None and session.line.token_ids
-            if idle and self._needed(session) <= self.room():
+            if idle and self._fits(session):
                 session.background = True
                 self._move_in(session)
                 return True
         return False
 
-    def _needed(self, session: Ingest) -> int:
-        """Cells to promise a session that comes, beyond those it will share from the start."""
-        if session.window is not None:
-            return session.budget
-        match = self.core.prefixes.match(session.line, session.line.token_ids)
-        return session.capacity - (match.end if match is not None else 0)
-
     def _bring_back(self, session: Ingest) -> bool:
-        if not self._make_room(self._needed(session), insist=True):
+        if not self._make_room(session, insist=True):
             return False
         session.background = False
         self._move_in(session)
@@ -327,37 +341,31 @@ class Admission:
             )
         self.questions.release(session)
 
-    def _make_room(self, needed: int, *, insist: bool) -> bool:
-        """Evict until so many cells can be promised; evicts nobody if that would not do.
+    def _make_room(self, session: Ingest, *, insist: bool) -> bool:
+        """Evict until a session that comes fits; evicts nobody if that would not do.
 
         Idle sessions go first, the longest unused first; then those whose turn is over.
 
         Args:
-            needed: cells.
+            session: who comes.
             insist: ask busy sessions whose turn is over to finish what they have begun.
         """
         everyone = self.core.sessions.values()
         evictable = [s for s in everyone if s.evictable and s.resident]
         idle = sorted((s for s in evictable if not s.busy), key=lambda s: s.last_used)
         over = sorted((s for s in evictable if s.busy and self._turn_over(s)), key=_since)
-        if insist and self._without([*idle, *over]) >= needed > self._without(idle):
-            for session in over:
-                session.leaving = True
-                self.questions.hold_back(session)
+        if insist and not self._fits(session, idle) and self._fits(session, [*idle, *over]):
+            for other in over:
+                other.leaving = True
+                self.questions.hold_back(other)
         leaving = [s for s in over if s.leaving and not s.begun()]
-        if self._without([*idle, *leaving]) < needed:
+        if not self._fits(session, [*idle, *leaving]):
             return False
-        for session in [*idle, *leaving]:
-            if self.room() >= needed:
+        for other in [*idle, *leaving]:
+            if self._fits(session):
                 break
-            self._evict(session)
+            self._evict(other)
         return True
-
-    def _without(self, gone: list[Ingest]) -> int:
-        """Cells that could be promised if some sessions were evicted."""
-        return self.for_sessions - self.promised(
-            s for s in self.core.sessions.values() if s not in gone
-        )
 
     def _turn_over(self, session: Ingest) -> bool:
         """It has run as many tokens as its return costs, so coming and going is half at most.
