@@ -237,7 +237,7 @@ def _watch(desk: Desk) -> None:
         desk.changes += 1
         if desk.changes > LINES_PER_FLASH:
             return
-        more = "; more are only counted" if desk.changes == LINES_PER_FLASH else ""
+        more = "; more: counted" if desk.changes == LINES_PER_FLASH else ""
         _say(
             f"  {desk.session.name:<7}flash query at row {answer.row}: {desk.standing_name} "
             f"{_short(answer.text)} ({answer.confidence:.0%}), polars: {truth}{more}"
