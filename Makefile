@@ -30,7 +30,7 @@ pictures: $(INSTALLED)  ## take pictures of the dashboard into out/pictures, and
 	cp out/pictures/dashboard-light-1400.png data/pictures/dashboard.png
 	cp out/pictures/questions-light.png data/pictures/questions.png
 
-$(INSTALLED): pyproject.toml constraints.txt
+$(INSTALLED): pyproject.toml constraints.txt $(wildcard kernels/workbench_kernels/native/*.cpp kernels/workbench_kernels/native/*.h)
 	test -d .venv || $(PYTHON) -m venv .venv
 	$(BIN)/pip install --disable-pip-version-check -c constraints.txt -e ".[dev]"
 	touch $@

@@ -19,6 +19,7 @@ from workbench.cells.sequence import Sequence
 from workbench.cells.tensors import CellTensors, LayerShape
 from workbench.engine.batch import Part, Step
 from workbench.engine.linear import quicken
+from workbench.engine.short import ShortSteps
 from workbench.errors import ModelError, UnsupportedModel
 
 ATTENTION = "workbench"
@@ -114,6 +115,7 @@ class Decoder:
         model: the transformers model, in evaluation mode.
         layers: what each attention layer keeps per token.
         max_positions: the most positions the model is made for.
+        short: runs short steps in one compiled call; None where transformers' code runs them.
     """
 
     def __init__(self, model: Any, name: str) -> None:
@@ -123,9 +125,11 @@ class Decoder:
         self.device = str(model.device)
         self.dtype: torch.dtype = model.dtype
         self.max_positions: int = getattr(self.config, "max_position_embeddings", None) or 2**31
-        quicken(self.model)
+        self.short: ShortSteps | None = None
         with _refusals(name):
             self.layers = self._survey()
+            self.short = ShortSteps.of(self.model, self.layers)
+            quicken(self.model)
             self._prove()
 
     @property
@@ -144,6 +148,8 @@ class Decoder:
         ``step`` carries ids, positions and the rows to keep, and computes the attention.
         """
         with torch.inference_mode():
+            if self.short is not None and self.short.fits(step):
+                return self.short.forward(step).float()
             keep = step.keep if len(step.keep) else step.keep.new_zeros(1)
             out = self.model(
                 input_ids=step.ids,

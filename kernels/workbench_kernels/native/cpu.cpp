@@ -1,324 +1,18 @@
-// Attention over a tile plan, and a one-row matrix product, for bfloat16 on x86 with AVX512-BF16.
+// What Python calls, for bfloat16 on x86 with AVX512-BF16: attention over a tile plan, products of few
+// rows, and all layers of a decoder in one call (`layers.h`).
 //
-// Built by the normal install where the compiler can; `native.py` loads it, and says so where it
-// cannot. No Python and no torch headers: plain C functions on pointers. OpenMP calls are left
+// Built by the normal install where the compiler can; `native/__init__.py` loads it, and says so where
+// it cannot. No Python and no torch headers: plain C functions on pointers. OpenMP calls are left
 // undefined on purpose, so that they bind to the runtime torch has loaded: two runtimes would spin
 // against each other for the same cores.
 
-#include <immintrin.h>
 #include <omp.h>
 
-#include <algorithm>
-#include <cmath>
-#include <cstdint>
-#include <cstring>
+#include "attention.h"
+#include "layers.h"
+#include "linear.h"
 
-namespace {
-
-constexpr int BLOCK = 128;  // cells per step; packed K and V of a block stay in the first-level cache
-constexpr int MAX_DIM = 256;
-constexpr int ROWS = 4;  // packed rows per register tile
-
-// Accumulators stay in registers only if the loops over them are unrolled before anything else.
-#define UNROLL _Pragma("GCC unroll 8")
-
-using bf16 = uint16_t;
-
-// exp on 16 floats, within 2 units in the last place for what softmax needs (x <= 0, or near it).
-inline __m512 exp16(__m512 x) {
-  const __m512 log2e = _mm512_set1_ps(1.44269504f);
-  x = _mm512_max_ps(_mm512_set1_ps(-104.0f), x);  // in this order NaN stays NaN
-  const __m512 n = _mm512_roundscale_ps(_mm512_mul_ps(x, log2e), 0);
-  __m512 r = _mm512_fnmadd_ps(n, _mm512_set1_ps(0.693359375f), x);
-  r = _mm512_fnmadd_ps(n, _mm512_set1_ps(-2.12194440e-4f), r);
-  __m512 p = _mm512_set1_ps(1.9875691500e-4f);
-  p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(1.3981999507e-3f));
-  p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(8.3334519073e-3f));
-  p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(4.1665795894e-2f));
-  p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(1.6666665459e-1f));
-  p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(5.0000001201e-1f));
-  p = _mm512_fmadd_ps(p, _mm512_mul_ps(r, r), _mm512_add_ps(r, _mm512_set1_ps(1.0f)));
-  return _mm512_scalef_ps(p, n);
-}
-
-inline __m512 dot(__m512 acc, __m512i a, __m512i b) {
-  return _mm512_dpbf16_ps(acc, reinterpret_cast<__m512bh>(a), reinterpret_cast<__m512bh>(b));
-}
-
-// 16 x 16 transpose of 32-bit words: row i of `in` (stride in words) becomes column i of `out`.
-inline void transpose16(const uint32_t* in, int64_t stride, uint32_t* out, int64_t out_stride) {
-  __m512i a[16], b[16];
-  for (int i = 0; i < 16; i++) a[i] = _mm512_loadu_si512(in + i * stride);
-  for (int i = 0; i < 8; i++) {
-    b[2 * i] = _mm512_unpacklo_epi32(a[2 * i], a[2 * i + 1]);
-    b[2 * i + 1] = _mm512_unpackhi_epi32(a[2 * i], a[2 * i + 1]);
-  }
-  for (int i = 0; i < 4; i++) {
-    a[4 * i] = _mm512_unpacklo_epi64(b[4 * i], b[4 * i + 2]);
-    a[4 * i + 1] = _mm512_unpackhi_epi64(b[4 * i], b[4 * i + 2]);
-    a[4 * i + 2] = _mm512_unpacklo_epi64(b[4 * i + 1], b[4 * i + 3]);
-    a[4 * i + 3] = _mm512_unpackhi_epi64(b[4 * i + 1], b[4 * i + 3]);
-  }
-  for (int i = 0; i < 4; i++) {
-    b[i] = _mm512_shuffle_i32x4(a[i], a[i + 4], 0x88);
-    b[i + 4] = _mm512_shuffle_i32x4(a[i], a[i + 4], 0xdd);
-    b[i + 8] = _mm512_shuffle_i32x4(a[i + 8], a[i + 12], 0x88);
-    b[i + 12] = _mm512_shuffle_i32x4(a[i + 8], a[i + 12], 0xdd);
-  }
-  for (int i = 0; i < 4; i++) {
-    _mm512_storeu_si512(out + i * out_stride, _mm512_shuffle_i32x4(b[i], b[i + 8], 0x88));
-    _mm512_storeu_si512(out + (i + 8) * out_stride, _mm512_shuffle_i32x4(b[i], b[i + 8], 0xdd));
-    _mm512_storeu_si512(out + (i + 4) * out_stride, _mm512_shuffle_i32x4(b[i + 4], b[i + 12], 0x88));
-    _mm512_storeu_si512(out + (i + 12) * out_stride,
-                        _mm512_shuffle_i32x4(b[i + 4], b[i + 12], 0xdd));
-  }
-}
-
-// Ask for memory that the next block will read; a hint, so addresses past the end do no harm.
-inline void ahead(const bf16* from, int count) {
-  for (int i = 0; i < count; i += 32) _mm_prefetch(reinterpret_cast<const char*>(from + i), _MM_HINT_T1);
-}
-
-// One block of cells, packed for both products. Cells past `count` are zero.
-struct Packed {
-  alignas(64) uint32_t k[MAX_DIM / 2 * BLOCK];    // [dim / 2][cell]: pairs of neighbouring dims
-  alignas(64) uint32_t v[BLOCK / 2 * MAX_DIM];    // [cell / 2][dim]: pairs of neighbouring cells
-  alignas(64) uint32_t tail[16 * MAX_DIM / 2];
-
-  void pack_k(const bf16* src, int count, int dim) {
-    const int words = dim / 2;
-    for (int c = 0; c < BLOCK; c += 16) {
-      ahead(src + int64_t(c + BLOCK) * dim, 16 * dim);
-      const uint32_t* rows = reinterpret_cast<const uint32_t*>(src + int64_t(c) * dim);
-      if (c >= count) {
-        for (int w = 0; w < words; w++) _mm512_storeu_si512(k + w * BLOCK + c, _mm512_setzero_si512());
-        continue;
-      }
-      if (c + 16 > count) {
-        std::memset(tail, 0, sizeof(uint32_t) * 16 * words);
-        std::memcpy(tail, rows, sizeof(uint32_t) * (count - c) * words);
-        rows = tail;
-      }
-      for (int w = 0; w < words; w += 16) transpose16(rows + w, words, k + w * BLOCK + c, BLOCK);
-    }
-  }
-
-  void pack_v(const bf16* src, int count, int dim) {
-    for (int c = 0; c < BLOCK; c += 2) {
-      ahead(src + int64_t(c + BLOCK) * dim, 2 * dim);
-      for (int d = 0; d < dim; d += 16) {
-        __m512i low = _mm512_setzero_si512(), high = _mm512_setzero_si512();
-        if (c < count)
-          low = _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i*)(src + int64_t(c) * dim + d)));
-        if (c + 1 < count)
-          high = _mm512_cvtepu16_epi32(
-              _mm256_loadu_si256((const __m256i*)(src + int64_t(c + 1) * dim + d)));
-        _mm512_storeu_si512(v + c / 2 * dim + d, _mm512_or_si512(low, _mm512_slli_epi32(high, 16)));
-      }
-    }
-  }
-};
-
-// scores[r][cell] = scale * q[r] . k[cell] for `n` <= ROWS packed rows of a block.
-template <int N>
-__attribute__((noinline)) void scores_of(const uint32_t* const* q, const Packed& packed, int dim,
-                                         float scale, float* out) {
-  const uint32_t* row[N];
-  UNROLL for (int r = 0; r < N; r++) row[r] = q[r];
-  for (int c = 0; c < BLOCK; c += 64) {
-    __m512 acc[N][4];
-    UNROLL for (int r = 0; r < N; r++)
-      UNROLL for (int i = 0; i < 4; i++) acc[r][i] = _mm512_setzero_ps();
-    const uint32_t* k = packed.k + c;
-    for (int w = 0; w < dim / 2; w++, k += BLOCK) {
-      __m512i keys[4];
-      UNROLL for (int i = 0; i < 4; i++) keys[i] = _mm512_load_si512(k + 16 * i);
-      UNROLL for (int r = 0; r < N; r++) {
-        const __m512i x = _mm512_set1_epi32(row[r][w]);
-        UNROLL for (int i = 0; i < 4; i++) acc[r][i] = dot(acc[r][i], keys[i], x);
-      }
-    }
-    const __m512 factor = _mm512_set1_ps(scale);
-    UNROLL for (int r = 0; r < N; r++)
-      UNROLL for (int i = 0; i < 4; i++)
-        _mm512_storeu_ps(out + r * BLOCK + c + 16 * i, _mm512_mul_ps(acc[r][i], factor));
-  }
-}
-
-// acc[r][dim] += p[r] . v for `n` <= ROWS packed rows of a block.
-template <int N, int W>  // W vectors of 16 dims from d on
-inline void some_values(const uint32_t* p, const uint32_t* v, int pairs, int dim, int d,
-                        float* const* acc) {
-  __m512 sum[N][W];
-  UNROLL for (int r = 0; r < N; r++)
-    UNROLL for (int i = 0; i < W; i++) sum[r][i] = _mm512_loadu_ps(acc[r] + d + 16 * i);
-  v += d;
-  for (int c = 0; c < pairs; c++, v += dim) {
-    __m512i values[W];
-    UNROLL for (int i = 0; i < W; i++) values[i] = _mm512_loadu_si512(v + 16 * i);
-    UNROLL for (int r = 0; r < N; r++) {
-      const __m512i x = _mm512_set1_epi32(p[r * BLOCK / 2 + c]);
-      UNROLL for (int i = 0; i < W; i++) sum[r][i] = dot(sum[r][i], values[i], x);
-    }
-  }
-  UNROLL for (int r = 0; r < N; r++)
-    UNROLL for (int i = 0; i < W; i++) _mm512_storeu_ps(acc[r] + d + 16 * i, sum[r][i]);
-}
-
-template <int N>
-__attribute__((noinline)) void values_of(const uint32_t* p, const Packed& packed, int pairs, int dim,
-                                         float* const* acc) {
-  int d = 0;
-  for (; d + 64 <= dim; d += 64) some_values<N, 4>(p, packed.v, pairs, dim, d, acc);
-  if (d < dim) some_values<N, 2>(p, packed.v, pairs, dim, d, acc);
-}
-
-// Running softmax of one packed row: acc is not normalised until the end.
-struct Row {
-  float top, sum;
-};
-
-// Fold one block's scores of a row in; the cells first .. last of the block are visible.
-inline void fold(float* s, int first, int last, Row& row, float* acc, int dim, bf16* p) {
-  const __m512 hidden = _mm512_set1_ps(-INFINITY);
-  __m512 top = hidden;
-  for (int c = 0; c < BLOCK; c += 16) {
-    const int lo = std::clamp(first - c, 0, 16), hi = std::clamp(last - c, 0, 16);
-    const __mmask16 seen = __mmask16(((1u << hi) - 1) & ~((1u << lo) - 1));
-    const __m512 x = _mm512_mask_mov_ps(hidden, seen, _mm512_loadu_ps(s + c));
-    _mm512_storeu_ps(s + c, x);
-    top = _mm512_max_ps(top, x);
-  }
-  const float block_top = _mm512_reduce_max_ps(top);
-  const float new_top = block_top <= row.top ? row.top : block_top;  // NaN goes through
-  if (new_top == -INFINITY) {  // nothing visible yet
-    std::memset(p, 0, BLOCK * sizeof(bf16));
-    return;
-  }
-  const float shrink = row.top == -INFINITY ? 0.0f : std::exp(row.top - new_top);
-  __m512 sum = _mm512_setzero_ps();
-  for (int c = 0; c < BLOCK; c += 32) {
-    __m512 e[2];
-    for (int i = 0; i < 2; i++) {
-      const __m512 x = _mm512_loadu_ps(s + c + 16 * i);
-      const __mmask16 seen = _mm512_cmp_ps_mask(x, hidden, _CMP_NEQ_UQ);
-      e[i] = _mm512_maskz_mov_ps(seen, exp16(_mm512_sub_ps(x, _mm512_set1_ps(new_top))));
-    }
-    sum = _mm512_add_ps(sum, _mm512_add_ps(e[0], e[1]));
-    _mm512_storeu_si512(p + c, reinterpret_cast<__m512i>(_mm512_cvtne2ps_pbh(e[1], e[0])));
-  }
-  if (shrink != 1.0f) {
-    for (int d = 0; d < dim; d += 16)
-      _mm512_storeu_ps(acc + d, _mm512_mul_ps(_mm512_loadu_ps(acc + d), _mm512_set1_ps(shrink)));
-  }
-  row.sum = row.sum * shrink + _mm512_reduce_add_ps(sum);
-  row.top = new_top;
-}
-
-struct Unit {  // one tile's stretch, as Python lays it out: int32 each
-  int32_t start, length, position, rows_at, num_rows, out_at;
-};
-
-template <int N>
-inline void block_rows(const uint32_t* const* q, const Packed& packed, int dim, float scale,
-                       const int* first, const int* last, int count, Row* rows, float* const* acc) {
-  alignas(64) float s[ROWS * BLOCK];
-  alignas(64) uint32_t p[ROWS * BLOCK / 2];
-  scores_of<N>(q, packed, dim, scale, s);
-  for (int r = 0; r < N; r++)
-    fold(s + r * BLOCK, first[r], last[r], rows[r], acc[r], dim, reinterpret_cast<bf16*>(p + r * BLOCK / 2));
-  values_of<N>(p, packed, (count + 1) / 2, dim, acc);
-}
-
-// All packed rows (rows x group of one KV head) of a unit against its cells.
-void run_unit(const Unit& unit, const bf16* q, const bf16* k, const bf16* v, const int32_t* row_ids,
-              const int32_t* positions, int heads, int kv_heads, int head, int dim, int64_t window,
-              float scale, float* partial, Packed& packed) {
-  const int group = heads / kv_heads, total = unit.num_rows * group, width = dim + 2;
-  for (int r = 0; r < total; r++) {
-    float* out = partial + int64_t(r) * width;
-    std::memset(out, 0, sizeof(float) * dim);
-    out[dim] = -INFINITY;
-    out[dim + 1] = 0;
-  }
-  for (int at = 0; at < unit.length; at += BLOCK) {
-    const int count = std::min(BLOCK, unit.length - at);
-    const int64_t cell = int64_t(unit.start) + at;
-    packed.pack_k(k + cell * dim, count, dim);
-    packed.pack_v(v + cell * dim, count, dim);
-    for (int r0 = 0; r0 < total; r0 += ROWS) {
-      const int n = std::min(ROWS, total - r0);
-      const uint32_t* queries[ROWS];
-      float* acc[ROWS];
-      Row rows[ROWS];
-      int first[ROWS], last[ROWS];
-      bool any = false;
-      for (int r = 0; r < n; r++) {
-        const int row = row_ids[unit.rows_at + (r0 + r) / group];
-        const int lane = head * group + (r0 + r) % group;
-        queries[r] = reinterpret_cast<const uint32_t*>(q + (int64_t(row) * heads + lane) * dim);
-        acc[r] = partial + int64_t(r0 + r) * width;
-        rows[r] = {acc[r][dim], acc[r][dim + 1]};
-        const int64_t base = int64_t(unit.position) + at, own = positions[row];
-        last[r] = int(std::clamp<int64_t>(own + 1 - base, 0, count));
-        first[r] = window ? int(std::clamp<int64_t>(own - window + 1 - base, 0, count)) : 0;
-        any |= first[r] < last[r];
-      }
-      if (!any) continue;
-      switch (n) {
-        case 1: block_rows<1>(queries, packed, dim, scale, first, last, count, rows, acc); break;
-        case 2: block_rows<2>(queries, packed, dim, scale, first, last, count, rows, acc); break;
-        case 3: block_rows<3>(queries, packed, dim, scale, first, last, count, rows, acc); break;
-        default: block_rows<4>(queries, packed, dim, scale, first, last, count, rows, acc);
-      }
-      for (int r = 0; r < n; r++) {
-        acc[r][dim] = rows[r].top;
-        acc[r][dim + 1] = rows[r].sum;
-      }
-    }
-  }
-}
-
-inline bf16 to_bf16(float x) {
-  uint32_t bits;
-  std::memcpy(&bits, &x, 4);
-  if ((bits & 0x7fffffff) > 0x7f800000) return bf16((bits >> 16) | 0x40);  // NaN stays one
-  return bf16((bits + 0x7fff + ((bits >> 16) & 1)) >> 16);
-}
-
-inline float to_float(bf16 x) {
-  const uint32_t bits = uint32_t(x) << 16;
-  float out;
-  std::memcpy(&out, &bits, 4);
-  return out;
-}
-
-constexpr int COLUMNS = 4;  // weight rows read side by side
-
-template <int R>
-inline void columns(const bf16* x, const bf16* w, const bf16* bias, bf16* y, int64_t n0, int n,
-                    int64_t outer, int64_t inner) {
-  __m512 acc[R][COLUMNS];
-  UNROLL for (int r = 0; r < R; r++)
-    UNROLL for (int i = 0; i < COLUMNS; i++) acc[r][i] = _mm512_setzero_ps();
-  const bf16* at[COLUMNS];
-  UNROLL for (int i = 0; i < COLUMNS; i++) at[i] = w + (n0 + std::min(i, n - 1)) * inner;
-  for (int64_t c = 0; c < inner; c += 32) {
-    __m512i weights[COLUMNS];
-    UNROLL for (int i = 0; i < COLUMNS; i++) weights[i] = _mm512_loadu_si512(at[i] + c);
-    UNROLL for (int r = 0; r < R; r++) {
-      const __m512i here = _mm512_loadu_si512(x + r * inner + c);
-      UNROLL for (int i = 0; i < COLUMNS; i++) acc[r][i] = dot(acc[r][i], weights[i], here);
-    }
-  }
-  for (int r = 0; r < R; r++)
-    for (int i = 0; i < n; i++) {
-      const float sum = _mm512_reduce_add_ps(acc[r][i]);
-      y[r * outer + n0 + i] = to_bf16(bias ? sum + to_float(bias[n0 + i]) : sum);
-    }
-}
-
-}  // namespace
+using namespace wb;
 
 extern "C" {
 
@@ -330,65 +24,30 @@ int wb_supported() {
          __builtin_cpu_supports("avx512bf16");
 }
 
-// q, out: [rows][heads][dim]; k, v: [kv_heads] planes of [cells][dim], `plane` elements apart.
-// units: as planned, rows of unit u are row_ids[rows_at .. rows_at + num_rows]; partial: room for
-// kv_heads x (sum of num_rows) x group x (dim + 2) floats. parts_at / parts: for each row, which
-// (unit, place in it) computed a part of it. window 0: full attention. sinks: [heads], or null.
-void wb_attend(const bf16* q, const bf16* k, const bf16* v, bf16* out, const Unit* units, int num_units,
-               const int32_t* row_ids, const int32_t* positions, const int32_t* parts_at,
-               const int32_t* parts, float* partial, int rows, int heads, int kv_heads, int dim,
-               int64_t plane, int64_t window, float scale, const float* sinks, int64_t unit_rows) {
-  const int group = heads / kv_heads, width = dim + 2;
-  const int tasks = num_units * kv_heads;
+void wb_attend(const Plan* plan, const Heads* heads) {
 #pragma omp parallel
   {
     Packed packed;  // some 140 kB of each thread's stack
-#pragma omp for schedule(dynamic, 1)
-    for (int task = 0; task < tasks; task++) {
-      const Unit& unit = units[task / kv_heads];
-      const int head = task % kv_heads;
-      float* here = partial + (int64_t(head) * unit_rows + unit.out_at) * group * width;
-      run_unit(unit, q, k + head * plane, v + head * plane, row_ids, positions, heads, kv_heads, head,
-               dim, window, scale, here, packed);
-    }
-#pragma omp for schedule(static)
-    for (int item = 0; item < rows * heads; item++) {
-      const int row = item / heads, lane = item % heads, head = lane / group, g = lane % group;
-      float top = -INFINITY, total = 0;
-      alignas(64) float sum[MAX_DIM];
-      std::memset(sum, 0, sizeof(float) * dim);
-      for (int i = parts_at[row]; i < parts_at[row + 1]; i++) {
-        const float* part = partial + ((int64_t(head) * unit_rows + parts[i]) * group + g) * width;
-        top = std::max(top, part[dim]);
-      }
-      if (sinks) top = std::max(top, sinks[lane]);
-      for (int i = parts_at[row]; i < parts_at[row + 1]; i++) {
-        const float* part = partial + ((int64_t(head) * unit_rows + parts[i]) * group + g) * width;
-        if (part[dim] == -INFINITY) continue;
-        const float weight = std::exp(part[dim] - top);
-        total += weight * part[dim + 1];
-        for (int d = 0; d < dim; d++) sum[d] += weight * part[d];
-      }
-      if (sinks) total += std::exp(sinks[lane] - top);
-      bf16* to = out + (int64_t(row) * heads + lane) * dim;
-      for (int d = 0; d < dim; d++) to[d] = to_bf16(total == 0 ? 0.0f : sum[d] / total);
-    }
+    attend(*plan, *heads, packed);
   }
 }
 
-// y[r][n] = x[r] . w[n] (+ bias[n]) for 1 to 4 rows: each weight is read once, at memory speed.
-// x: [rows][inner], w: [outer][inner], y: [rows][outer]; inner a multiple of 32.
+// y[r][n] = x[r] . w[n] (+ bias[n]); x: [rows][inner], w: [outer][inner], y: [rows][outer]; inner a
+// multiple of 32, rows at most MOST_ROWS.
 void wb_linear(const bf16* x, const bf16* w, const bf16* bias, bf16* y, int rows, int64_t outer,
                int64_t inner) {
-#pragma omp parallel for schedule(static)
-  for (int64_t n0 = 0; n0 < outer; n0 += COLUMNS) {
-    const int n = int(std::min<int64_t>(COLUMNS, outer - n0));
-    switch (rows) {
-      case 1: columns<1>(x, w, bias, y, n0, n, outer, inner); break;
-      case 2: columns<2>(x, w, bias, y, n0, n, outer, inner); break;
-      case 3: columns<3>(x, w, bias, y, n0, n, outer, inner); break;
-      default: columns<4>(x, w, bias, y, n0, n, outer, inner);
-    }
+#pragma omp parallel
+  project(x, rows, inner, w, bias, outer, y, omp_get_thread_num(), omp_get_num_threads());
+}
+
+void wb_layers(const Shape* shape, const Layer* layers, const Cells* cells, const Plan* plans,
+               const Batch* batch) {
+#pragma omp parallel
+  {
+    Packed packed;
+    for (int i = 0; i < shape->num_layers; i++)
+      run_layer(*shape, layers[i], cells[i], plans[layers[i].plan], *batch, packed,
+                omp_get_thread_num(), omp_get_num_threads());
   }
 }
 

@@ -1,0 +1,149 @@
+// A decoder layer as Llama, Mistral and Qwen define it, for few rows: every thread of a team runs it,
+// and no Python comes between its operations. Values are rounded to bfloat16 exactly where
+// transformers' modules round them.
+#pragma once
+
+#include "attention.h"
+#include "linear.h"
+
+namespace wb {
+
+// What all layers have in common.
+struct Shape {
+  int64_t num_layers, hidden, inner, heads, kv_heads, dim;
+  float eps;
+};
+
+// Weights of one layer, as torch has them; null where a model has none. plan: which of the plans.
+struct Layer {
+  const bf16 *before, *q, *k, *v, *q_bias, *k_bias, *v_bias, *q_norm, *k_norm, *out, *out_bias;
+  const bf16 *after, *gate, *up, *down;
+  int64_t plan;
+  float scale;
+};
+
+// One layer's cells: [kv_heads] planes of [cells][dim].
+struct Cells {
+  bf16 *k, *v;
+  int64_t plane;
+};
+
+// Rows of a step. x: [rows][hidden], changed in place; cos, sin: [rows][dim]; slots: each row's cell.
+// The rest is room to work in: normed like x; q, attended: [rows][heads][dim]; k, v: [rows][kv_heads]
+// [dim]; gated: [rows][inner]; partial as for attention.
+struct Batch {
+  bf16* x;
+  const bf16 *cos, *sin;
+  const int64_t* slots;
+  bf16 *normed, *q, *k, *v, *attended, *gated;
+  float* partial;
+  int64_t rows;
+};
+
+// to = weight * x / root mean square of x; size a multiple of 16; `to` may be x.
+inline void norm(const bf16* x, const bf16* weight, float eps, int64_t size, bf16* to) {
+  __m512 squares = _mm512_setzero_ps();
+  for (int64_t d = 0; d < size; d += 16) {
+    const __m512 here = load16(x + d);
+    squares = _mm512_fmadd_ps(here, here, squares);
+  }
+  const __m512 factor = _mm512_set1_ps(1.0f / std::sqrt(_mm512_reduce_add_ps(squares) / size + eps));
+  for (int64_t d = 0; d < size; d += 16) {
+    const __m512 here = rounded16(_mm512_mul_ps(load16(x + d), factor));
+    store16(to + d, _mm512_mul_ps(load16(weight + d), here));
+  }
+}
+
+// Turn a head by its position: to = x cos + (x's halves swapped, the first negated) sin.
+inline void rotate(const bf16* x, const bf16* cos, const bf16* sin, int64_t dim, bf16* to) {
+  const int64_t half = dim / 2;
+  alignas(64) bf16 turned[MAX_DIM];
+  for (int64_t d = 0; d < half; d += 16) {
+    const __m512 low = load16(x + d), high = load16(x + half + d);
+    const __m512 a = rounded16(_mm512_mul_ps(low, load16(cos + d)));
+    const __m512 b = rounded16(_mm512_mul_ps(high, load16(sin + d)));
+    store16(turned + d, _mm512_sub_ps(a, b));
+    const __m512 e = rounded16(_mm512_mul_ps(high, load16(cos + half + d)));
+    const __m512 f = rounded16(_mm512_mul_ps(low, load16(sin + half + d)));
+    store16(turned + half + d, _mm512_add_ps(e, f));
+  }
+  std::memcpy(to, turned, sizeof(bf16) * dim);
+}
+
+// A thread's share of x += from . w^T + bias.
+inline void add_product(const bf16* from, int rows, int64_t inner, const bf16* w, const bf16* bias,
+                        int64_t outer, bf16* x, int thread, int threads) {
+  product<1>(from, rows, inner, {w}, outer, thread, threads, [&](int64_t n0, int n, const Sums* sums) {
+    const __m512 extra = bias_of(bias, n0, n);
+    store_columns(x, rows, outer, n0, n, [&](int r) {
+      alignas(32) bf16 old[4][4] = {};
+      for (int i = r; i < std::min(rows, r + 4); i++)
+        std::memcpy(old[i - r], x + i * outer + n0, sizeof(bf16) * n);
+      const __m512 sum = rounded16(_mm512_add_ps(_mm512_load_ps(sums[0][r]), extra));
+      return _mm512_add_ps(load16(old[0]), sum);
+    });
+  });
+}
+
+// A thread's share of y = silu(x . gate^T) * (x . up^T).
+inline void gated_product(const bf16* x, int rows, int64_t inner, const bf16* gate, const bf16* up,
+                          int64_t outer, bf16* y, int thread, int threads) {
+  const __m512 one = _mm512_set1_ps(1.0f);
+  product<2>(x, rows, inner, {gate, up}, outer, thread, threads,
+             [&](int64_t n0, int n, const Sums* sums) {
+               store_columns(y, rows, outer, n0, n, [&](int r) {
+                 const __m512 g = rounded16(_mm512_load_ps(sums[0][r]));
+                 const __m512 u = rounded16(_mm512_load_ps(sums[1][r]));
+                 const __m512 below = _mm512_add_ps(one, exp16(_mm512_sub_ps(_mm512_setzero_ps(), g)));
+                 return _mm512_mul_ps(rounded16(_mm512_div_ps(g, below)), u);
+               });
+             });
+}
+
+inline void run_layer(const Shape& shape, const Layer& layer, const Cells& cells, const Plan& plan,
+                      const Batch& batch, Packed& packed, int thread, int threads) {
+  const int rows = int(batch.rows);
+  const int64_t hidden = shape.hidden, dim = shape.dim;
+  const int64_t queries = shape.heads * dim, keys = shape.kv_heads * dim;
+#pragma omp for schedule(static)
+  for (int r = 0; r < rows; r++)
+    norm(batch.x + r * hidden, layer.before, shape.eps, hidden, batch.normed + r * hidden);
+  project(batch.normed, rows, hidden, layer.q, layer.q_bias, queries, batch.q, thread, threads);
+  project(batch.normed, rows, hidden, layer.k, layer.k_bias, keys, batch.k, thread, threads);
+  project(batch.normed, rows, hidden, layer.v, layer.v_bias, keys, batch.v, thread, threads);
+#pragma omp barrier
+#pragma omp for schedule(static)
+  for (int item = 0; item < rows * int(shape.heads + shape.kv_heads); item++) {
+    const int64_t r = item / (shape.heads + shape.kv_heads);
+    const int64_t lane = item % (shape.heads + shape.kv_heads);
+    const bf16 *cos = batch.cos + r * dim, *sin = batch.sin + r * dim;
+    if (lane < shape.heads) {
+      bf16* q = batch.q + r * queries + lane * dim;
+      if (layer.q_norm) norm(q, layer.q_norm, shape.eps, dim, q);
+      rotate(q, cos, sin, dim, q);
+    } else {
+      const int64_t head = lane - shape.heads, cell = head * cells.plane + batch.slots[r] * dim;
+      bf16* k = batch.k + r * keys + head * dim;
+      if (layer.k_norm) norm(k, layer.k_norm, shape.eps, dim, k);
+      rotate(k, cos, sin, dim, cells.k + cell);
+      std::memcpy(cells.v + cell, batch.v + r * keys + head * dim, sizeof(bf16) * dim);
+    }
+  }
+  attend(plan,
+         {batch.q, cells.k, cells.v, batch.attended, batch.partial, nullptr, cells.plane, rows,
+          int(shape.heads), int(shape.kv_heads), int(dim), layer.scale},
+         packed);
+  add_product(batch.attended, rows, queries, layer.out, layer.out_bias, hidden, batch.x, thread,
+              threads);
+#pragma omp barrier
+#pragma omp for schedule(static)
+  for (int r = 0; r < rows; r++)
+    norm(batch.x + r * hidden, layer.after, shape.eps, hidden, batch.normed + r * hidden);
+  gated_product(batch.normed, rows, hidden, layer.gate, layer.up, shape.inner, batch.gated, thread,
+                threads);
+#pragma omp barrier
+  add_product(batch.gated, rows, shape.inner, layer.down, nullptr, hidden, batch.x, thread, threads);
+#pragma omp barrier
+}
+
+}  // namespace wb

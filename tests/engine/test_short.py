@@ -1,0 +1,134 @@
+"""Short steps in one compiled call: as transformers' own modules, for every known build."""
+
+import pytest
+import torch
+
+from workbench.cells.pool import CellPool
+from workbench.cells.sequence import Sequence
+from workbench.cells.tensors import CellTensors
+from workbench.engine.batch import Part, Step
+from workbench.engine.model import Decoder
+from workbench.engine.short import MOST_ROWS, ShortSteps
+from workbench.testing import assert_recomputes, run_until_idle, tiny_model
+from workbench_kernels import native
+
+pytestmark = pytest.mark.skipif(not native.available(), reason=native.reason() or "available")
+
+SIZES = {
+    "hidden_size": 96, "intermediate_size": 160, "num_attention_heads": 4, "num_key_value_heads": 2,
+    "head_dim": 32, "num_hidden_layers": 3,
+}  # fmt: skip
+BUILDS = {
+    "llama": {"attention_bias": True},
+    "mistral": {"sliding_window": 9},
+    "qwen2": {"use_sliding_window": True, "sliding_window": 9, "max_window_layers": 1},
+    "qwen3": {},
+}
+
+
+def decoder_of(family, dtype=torch.bfloat16, **sizes):
+    model, _ = tiny_model(family, dtype=dtype, **(SIZES | BUILDS.get(family, {}) | sizes))
+    model.set_attn_implementation("workbench")
+    return Decoder(model, family)
+
+
+def logits(decoder, short):
+    """Two sequences and branches of one of them, over several steps of all kinds of sizes."""
+    decoder.short = short
+    generator = torch.Generator().manual_seed(1)
+    pool = CellPool(400)
+    cells = CellTensors(decoder.layers, 400, decoder.dtype, "cpu")
+    cells.fill(list(range(400)), float("nan"))
+    first, second = Sequence(pool), Sequence(pool)
+    first.grow(120)
+    second.grow(40)
+
+    def part(sequence, start, num):
+        ids = torch.randint(0, decoder.vocab_size, (num,), generator=generator).tolist()
+        return Part(sequence, start, ids, range(num))
+
+    steps = [[part(first, 0, 37)], [part(first, 37, 1)], [part(second, 0, 5), part(first, 38, 20)]]
+    branches = []
+    for at in (58, 30):
+        branch = first.branch(at)
+        branch.grow(30)
+        branches.append((branch, at))
+    steps.append([part(branch, at, 7) for branch, at in branches] + [part(second, 5, 1)])
+    steps.append([part(branch, at + 7, 1) for branch, at in branches])
+    return torch.cat([decoder.forward(Step.of(parts, cells, "cpu")) for parts in steps])
+
+
+@pytest.mark.parametrize("family", BUILDS)
+def test_every_known_build_gives_what_its_own_modules_give(family):
+    decoder = decoder_of(family)
+    short = decoder.short
+    assert short is not None
+    own = logits(decoder, None)
+    got = logits(decoder, short)
+    exact = logits(decoder_of(family, torch.float32), None)
+    assert torch.isfinite(got).all()
+    # Both round at the same places; only sums are taken in another order.
+    assert (got - own).abs().mean() < 0.1 * (own - exact).abs().mean()
+    assert (got - exact).abs().max() <= 1.5 * (own - exact).abs().max()
+
+
+def test_a_row_is_computed_alike_among_few_rows_and_among_many():
+    decoder = decoder_of("llama")
+    pool, num = CellPool(300), 50
+    cells = CellTensors(decoder.layers, 300, decoder.dtype, "cpu")
+    trunk = Sequence(pool)
+    trunk.grow(num)
+    ids = list(range(num))
+    decoder.forward(Step.of([Part(trunk, 0, ids)], cells, "cpu"))
+    outs = []
+    for others in (1, 3, 12, 31):  # with others, the trunk is a tile of its own
+        parts = []
+        for i in range(others + 1):
+            branch = trunk.branch(num)
+            branch.grow(4)
+            parts.append(Part(branch, num, [7 + i, 9], [1]))
+        outs.append(decoder.forward(Step.of(parts, cells, "cpu"))[0])
+        for part in parts:
+            part.sequence.drop()
+    assert all(torch.equal(out, outs[0]) for out in outs)
+
+
+def test_answers_of_an_engine_recompute(make_engine):
+    engine = make_engine(model=tiny_model("qwen3", dtype=torch.bfloat16, **SIZES), start=False)
+    assert engine.decoder.short is not None
+    session = engine.open("s", prompt="You watch.", cells=300)
+    answers = []
+    for i in range(8):
+        session.push(f"row {i}: {'abcdefgh'[i:]}")
+        answers.append(session.ask_start("what?", max_tokens=6))
+    run_until_idle(engine)
+    for answer in answers:
+        assert_recomputes(engine.decoder.model, answer, 0.3)
+
+
+def test_long_steps_and_models_of_other_builds_stay_with_transformers():
+    decoder = decoder_of("llama")
+    pool = CellPool(200)
+    cells = CellTensors(decoder.layers, 200, decoder.dtype, "cpu")
+    sequence = Sequence(pool)
+    sequence.grow(MOST_ROWS + 1)
+
+    def step(rows):
+        return Step.of([Part(sequence, 0, [1] * rows)], cells, "cpu")
+
+    assert decoder.short.fits(step(MOST_ROWS)) and not decoder.short.fits(step(MOST_ROWS + 1))
+    assert decoder_of("llama", torch.float32).short is None
+    assert decoder_of("gemma2").short is None
+    assert decoder_of("llama", mlp_bias=True).short is None
+    assert decoder_of("llama", hidden_act="gelu").short is None
+    assert decoder_of("llama", head_dim=16).short is None  # not a multiple of 32
+
+
+def test_a_model_with_something_attached_keeps_its_own_code():
+    model, _ = tiny_model("llama", dtype=torch.bfloat16, **SIZES)
+    model.set_attn_implementation("workbench")
+    seen = []
+    model.model.layers[1].register_forward_hook(lambda *_: seen.append(1))
+    decoder = Decoder(model, "hooked")
+    assert decoder.short is None and seen
+    assert ShortSteps.of(model, decoder.layers) is None
