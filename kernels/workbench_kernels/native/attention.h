@@ -8,6 +8,7 @@ namespace wb {
 constexpr int BLOCK = 128;  // cells per step; packed K and V of a block stay in the first-level cache
 constexpr int MAX_DIM = 256;
 constexpr int ROWS = 4;  // packed rows per register tile
+constexpr float LOG2E = 1.44269504f;
 
 // Ask for memory that the next block will read; a hint, so addresses past the end do no harm.
 inline void ahead(const bf16* from, int count) {
@@ -108,20 +109,25 @@ __attribute__((noinline)) void values_of(const uint32_t* p, const Packed& packed
   if (d < dim) some_values<N, 2>(p, packed.v, pairs, dim, d, acc);
 }
 
-// Running softmax of one packed row: acc is not normalised until the end.
+// Running softmax of one packed row: acc is not normalised until the end. Scores and their largest are
+// in powers of two.
 struct Row {
   float top, sum;
 };
 
 // Fold one block's scores of a row in; the cells first .. last of the block are visible.
+template <bool ALL>  // of them
 inline void fold(float* s, int first, int last, Row& row, float* acc, int dim, bf16* p) {
   const __m512 hidden = _mm512_set1_ps(-INFINITY);
   __m512 top = hidden;
   for (int c = 0; c < BLOCK; c += 16) {
-    const int lo = std::clamp(first - c, 0, 16), hi = std::clamp(last - c, 0, 16);
-    const __mmask16 seen = __mmask16(((1u << hi) - 1) & ~((1u << lo) - 1));
-    const __m512 x = _mm512_mask_mov_ps(hidden, seen, _mm512_loadu_ps(s + c));
-    _mm512_storeu_ps(s + c, x);
+    __m512 x = _mm512_load_ps(s + c);
+    if (!ALL) {
+      const int lo = std::clamp(first - c, 0, 16), hi = std::clamp(last - c, 0, 16);
+      const __mmask16 seen = __mmask16(((1u << hi) - 1) & ~((1u << lo) - 1));
+      x = _mm512_mask_mov_ps(hidden, seen, x);
+      _mm512_store_ps(s + c, x);
+    }
     top = _mm512_max_ps(top, x);
   }
   const float block_top = _mm512_reduce_max_ps(top);
@@ -130,23 +136,25 @@ inline void fold(float* s, int first, int last, Row& row, float* acc, int dim, b
     std::memset(p, 0, BLOCK * sizeof(bf16));
     return;
   }
-  const float shrink = row.top == -INFINITY ? 0.0f : std::exp(row.top - new_top);
   __m512 sum = _mm512_setzero_ps();
-  for (int c = 0; c < BLOCK; c += 32) {
+  const __m512 from = _mm512_set1_ps(new_top);
+  UNROLL for (int c = 0; c < BLOCK; c += 32) {
     __m512 e[2];
     for (int i = 0; i < 2; i++) {
-      const __m512 x = _mm512_loadu_ps(s + c + 16 * i);
-      const __mmask16 seen = _mm512_cmp_ps_mask(x, hidden, _CMP_NEQ_UQ);
-      e[i] = _mm512_maskz_mov_ps(seen, exp16(_mm512_sub_ps(x, _mm512_set1_ps(new_top))));
+      const __m512 x = _mm512_load_ps(s + c + 16 * i);
+      e[i] = power16(_mm512_sub_ps(x, from));
+      if (!ALL) e[i] = _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(x, hidden, _CMP_NEQ_UQ), e[i]);
     }
     sum = _mm512_add_ps(sum, _mm512_add_ps(e[0], e[1]));
     _mm512_storeu_si512(p + c, reinterpret_cast<__m512i>(_mm512_cvtne2ps_pbh(e[1], e[0])));
   }
-  if (shrink != 1.0f) {
+  if (new_top != row.top) {
+    const float shrink = row.top == -INFINITY ? 0.0f : std::exp2(row.top - new_top);
     for (int d = 0; d < dim; d += 16)
       _mm512_storeu_ps(acc + d, _mm512_mul_ps(_mm512_loadu_ps(acc + d), _mm512_set1_ps(shrink)));
+    row.sum *= shrink;
   }
-  row.sum = row.sum * shrink + _mm512_reduce_add_ps(sum);
+  row.sum += _mm512_reduce_add_ps(sum);
   row.top = new_top;
 }
 
@@ -160,8 +168,11 @@ inline void block_rows(const uint32_t* const* q, const Packed& packed, int dim, 
   alignas(64) float s[ROWS * BLOCK];
   alignas(64) uint32_t p[ROWS * BLOCK / 2];
   scores_of<N>(q, packed, dim, scale, s);
-  for (int r = 0; r < N; r++)
-    fold(s + r * BLOCK, first[r], last[r], rows[r], acc[r], dim, reinterpret_cast<bf16*>(p + r * BLOCK / 2));
+  for (int r = 0; r < N; r++) {
+    bf16* weights = reinterpret_cast<bf16*>(p + r * BLOCK / 2);
+    const bool all = first[r] == 0 && last[r] == BLOCK;
+    (all ? fold<true> : fold<false>)(s + r * BLOCK, first[r], last[r], rows[r], acc[r], dim, weights);
+  }
   values_of<N>(p, packed, (count + 1) / 2, dim, acc);
 }
 
@@ -245,7 +256,7 @@ inline void attend(const Plan& plan, const Heads& at, Packed& packed) {
     const int head = task % at.kv_heads;
     float* here = at.partial + (int64_t(head) * plan.unit_rows + unit.out_at) * group * width;
     run_unit(unit, at.q, at.k + head * at.plane, at.v + head * at.plane, plan.row_ids, plan.positions,
-             at.heads, at.kv_heads, head, dim, plan.window, at.scale, here, packed);
+             at.heads, at.kv_heads, head, dim, plan.window, at.scale * LOG2E, here, packed);
   }
 #pragma omp for schedule(static)
   for (int item = 0; item < at.rows * at.heads; item++) {
@@ -253,18 +264,18 @@ inline void attend(const Plan& plan, const Heads& at, Packed& packed) {
     const auto part = [&](int i) {
       return at.partial + ((int64_t(head) * plan.unit_rows + plan.parts[i]) * group + g) * width;
     };
-    float top = at.sinks ? at.sinks[lane] : -INFINITY, total = 0;
+    float top = at.sinks ? at.sinks[lane] * LOG2E : -INFINITY, total = 0;
     alignas(64) float sum[MAX_DIM];
     std::memset(sum, 0, sizeof(float) * dim);
     for (int i = plan.parts_at[row]; i < plan.parts_at[row + 1]; i++) top = std::max(top, part(i)[dim]);
     for (int i = plan.parts_at[row]; i < plan.parts_at[row + 1]; i++) {
       const float* from = part(i);
       if (from[dim] == -INFINITY) continue;
-      const float weight = std::exp(from[dim] - top);
+      const float weight = std::exp2(from[dim] - top);
       total += weight * from[dim + 1];
       for (int d = 0; d < dim; d++) sum[d] += weight * from[d];
     }
-    if (at.sinks) total += std::exp(at.sinks[lane] - top);
+    if (at.sinks) total += std::exp2(at.sinks[lane] * LOG2E - top);
     bf16* to = at.out + (int64_t(row) * at.heads + lane) * dim;
     for (int d = 0; d < dim; d++) to[d] = to_bf16(total == 0 ? 0.0f : sum[d] / total);
   }
