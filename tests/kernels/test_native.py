@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -200,3 +201,38 @@ def test_absence_is_said():
     ).stdout
     assert out == "cpu | switched off by WORKBENCH_NATIVE=0\n"
     assert kernels.active() == ("cpu-native" if native.available() else "cpu")
+
+
+@needs_native
+def test_threads_have_teams_of_their_own():
+    """Two engines in one process, and a thread count that changes between calls."""
+    x, w = torch.randn(5, 256).bfloat16(), torch.randn(300, 256).bfloat16()
+    want = native.linear(x, w, None)
+    before = torch.get_num_threads()
+
+    def work(threads):
+        torch.set_num_threads(threads)
+        return all(torch.equal(native.linear(x, w, None), want) for _ in range(50))
+
+    try:
+        with ThreadPoolExecutor(3) as pool:
+            assert all(pool.map(work, [1, 2, 3, 2, 1, 3]))
+    finally:
+        torch.set_num_threads(before)
+    assert torch.equal(native.linear(x, w, None), want)
+
+
+@needs_native
+def test_a_forked_process_makes_a_team_of_its_own():
+    code = """
+import os, torch
+from workbench_kernels import native
+torch.set_num_threads(2)
+x, w = torch.ones(1, 64).bfloat16(), torch.ones(8, 64).bfloat16()
+assert native.linear(x, w, None).sum() == 512
+if child := os.fork():
+    raise SystemExit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+os._exit(0 if native.linear(x, w, None).sum() == 512 else 3)
+"""
+    done = subprocess.run([sys.executable, "-c", code], timeout=60, check=False)
+    assert done.returncode == 0

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "simd.h"
+#include "team.h"
 
 namespace wb {
 
@@ -246,20 +247,20 @@ struct Heads {
   float scale;
 };
 
-// Called by every thread of a team; returns when all of them are done.
-inline void attend(const Plan& plan, const Heads& at, Packed& packed) {
+// Called by every thread of a team, which has refilled; returns when all of them are done.
+inline void attend(const Plan& plan, const Heads& at, Packed& packed, Team& team, int thread) {
   const int group = at.heads / at.kv_heads, width = at.dim + 2, dim = at.dim;
   const int tasks = int(plan.num_units) * at.kv_heads;
-#pragma omp for schedule(dynamic, 1)
-  for (int task = 0; task < tasks; task++) {
+  for (int task = team.take(); task < tasks; task = team.take()) {
     const Unit& unit = plan.units[task / at.kv_heads];
     const int head = task % at.kv_heads;
     float* here = at.partial + (int64_t(head) * plan.unit_rows + unit.out_at) * group * width;
     run_unit(unit, at.q, at.k + head * at.plane, at.v + head * at.plane, plan.row_ids, plan.positions,
              at.heads, at.kv_heads, head, dim, plan.window, at.scale * LOG2E, here, packed);
   }
-#pragma omp for schedule(static)
-  for (int item = 0; item < at.rows * at.heads; item++) {
+  team.meet();
+  const Share items(int64_t(at.rows) * at.heads, thread, team.size());
+  for (int item = int(items.first); item < int(items.last); item++) {
     const int row = item / at.heads, lane = item % at.heads, head = lane / group, g = lane % group;
     const auto part = [&](int i) {
       return at.partial + ((int64_t(head) * plan.unit_rows + plan.parts[i]) * group + g) * width;
@@ -279,6 +280,7 @@ inline void attend(const Plan& plan, const Heads& at, Packed& packed) {
     bf16* to = at.out + (int64_t(row) * at.heads + lane) * dim;
     for (int d = 0; d < dim; d++) to[d] = to_bf16(total == 0 ? 0.0f : sum[d] / total);
   }
+  team.meet();
 }
 
 }  // namespace wb

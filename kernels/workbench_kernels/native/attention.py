@@ -99,5 +99,5 @@ def attend(
         units.partial(heads, dim).data_ptr(), None if sink is None else sink.data_ptr(),
         k.stride(0), rows, heads, k.shape[0], dim, scale,
     )  # fmt: skip
-    library.wb_attend(ctypes.byref(units.plan), ctypes.byref(layer))
+    library.wb_attend(ctypes.byref(units.plan), ctypes.byref(layer), torch.get_num_threads())
     return out

@@ -1,12 +1,8 @@
 // What Python calls, for bfloat16 on x86 with AVX512-BF16: attention over a tile plan, products of few
 // rows, and all layers of a decoder in one call (`layers.h`).
 //
-// Built by the normal install where the compiler can; `native/__init__.py` loads it, and says so where
-// it cannot. No Python and no torch headers: plain C functions on pointers. OpenMP calls are left
-// undefined on purpose, so that they bind to the runtime torch has loaded: two runtimes would spin
-// against each other for the same cores.
-
-#include <omp.h>
+// Built by the normal install where the compiler can; `native/library.py` loads it, and says so where
+// it cannot. No Python and no torch headers: plain C functions on pointers.
 
 #include "attention.h"
 #include "layers.h"
@@ -24,31 +20,30 @@ int wb_supported() {
          __builtin_cpu_supports("avx512bf16");
 }
 
-void wb_attend(const Plan* plan, const Heads* heads) {
-#pragma omp parallel
-  {
+void wb_attend(const Plan* plan, const Heads* heads, int threads) {
+  Team& team = Team::of(threads);
+  team.run([&](int thread) {
     Packed packed;  // some 140 kB of each thread's stack
-    attend(*plan, *heads, packed);
-  }
+    attend(*plan, *heads, packed, team, thread);
+  });
 }
 
 // y[r][n] = x[r] . w[n] (+ bias[n]); x: [rows][inner], w: [outer][inner], y: [rows][outer]; inner a
 // multiple of 32, rows at most MOST_ROWS.
 void wb_linear(const bf16* x, const bf16* w, const bf16* bias, bf16* y, int rows, int64_t outer,
-               int64_t inner) {
-#pragma omp parallel
-  project(x, rows, inner, w, bias, outer, y, omp_get_thread_num(), omp_get_num_threads());
+               int64_t inner, int threads) {
+  Team::of(threads).run(
+      [&](int thread) { project(x, rows, inner, w, bias, outer, y, thread, threads); });
 }
 
 void wb_layers(const Shape* shape, const Layer* layers, const Cells* cells, const Plan* plans,
-               const Batch* batch) {
-#pragma omp parallel
-  {
+               const Batch* batch, int threads) {
+  Team& team = Team::of(threads);
+  team.run([&](int thread) {
     Packed packed;
     for (int i = 0; i < shape->num_layers; i++)
-      run_layer(*shape, layers[i], cells[i], plans[layers[i].plan], *batch, packed,
-                omp_get_thread_num(), omp_get_num_threads());
-  }
+      run_layer(*shape, layers[i], cells[i], plans[layers[i].plan], *batch, packed, team, thread);
+  });
 }
 
 }  // extern "C"

@@ -101,21 +101,24 @@ inline void gated_product(const bf16* x, int rows, int64_t inner, const bf16* ga
 }
 
 inline void run_layer(const Shape& shape, const Layer& layer, const Cells& cells, const Plan& plan,
-                      const Batch& batch, Packed& packed, int thread, int threads) {
+                      const Batch& batch, Packed& packed, Team& team, int thread) {
   const int rows = int(batch.rows);
   const int64_t hidden = shape.hidden, dim = shape.dim;
   const int64_t queries = shape.heads * dim, keys = shape.kv_heads * dim;
-#pragma omp for schedule(static)
-  for (int r = 0; r < rows; r++)
+  const int threads = team.size();
+  const Share own(rows, thread, threads);
+  if (thread == 0) team.refill();
+  for (int64_t r = own.first; r < own.last; r++)
     norm(batch.x + r * hidden, layer.before, shape.eps, hidden, batch.normed + r * hidden);
+  team.meet();
   project(batch.normed, rows, hidden, layer.q, layer.q_bias, queries, batch.q, thread, threads);
   project(batch.normed, rows, hidden, layer.k, layer.k_bias, keys, batch.k, thread, threads);
   project(batch.normed, rows, hidden, layer.v, layer.v_bias, keys, batch.v, thread, threads);
-#pragma omp barrier
-#pragma omp for schedule(static)
-  for (int item = 0; item < rows * int(shape.heads + shape.kv_heads); item++) {
-    const int64_t r = item / (shape.heads + shape.kv_heads);
-    const int64_t lane = item % (shape.heads + shape.kv_heads);
+  team.meet();
+  const int64_t lanes = shape.heads + shape.kv_heads;
+  const Share items(rows * lanes, thread, threads);
+  for (int64_t item = items.first; item < items.last; item++) {
+    const int64_t r = item / lanes, lane = item % lanes;
     const bf16 *cos = batch.cos + r * dim, *sin = batch.sin + r * dim;
     if (lane < shape.heads) {
       bf16* q = batch.q + r * queries + lane * dim;
@@ -129,21 +132,22 @@ inline void run_layer(const Shape& shape, const Layer& layer, const Cells& cells
       std::memcpy(cells.v + cell, batch.v + r * keys + head * dim, sizeof(bf16) * dim);
     }
   }
+  team.meet();
   attend(plan,
          {batch.q, cells.k, cells.v, batch.attended, batch.partial, nullptr, cells.plane, rows,
           int(shape.heads), int(shape.kv_heads), int(dim), layer.scale},
-         packed);
+         packed, team, thread);
   add_product(batch.attended, rows, queries, layer.out, layer.out_bias, hidden, batch.x, thread,
               threads);
-#pragma omp barrier
-#pragma omp for schedule(static)
-  for (int r = 0; r < rows; r++)
+  team.meet();
+  for (int64_t r = own.first; r < own.last; r++)
     norm(batch.x + r * hidden, layer.after, shape.eps, hidden, batch.normed + r * hidden);
+  team.meet();
   gated_product(batch.normed, rows, hidden, layer.gate, layer.up, shape.inner, batch.gated, thread,
                 threads);
-#pragma omp barrier
+  team.meet();
   add_product(batch.gated, rows, shape.inner, layer.down, nullptr, hidden, batch.x, thread, threads);
-#pragma omp barrier
+  team.meet();
 }
 
 }  // namespace wb

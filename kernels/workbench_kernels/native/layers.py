@@ -111,5 +111,5 @@ class Layers:
         )  # fmt: skip
         library.wb_layers(
             ctypes.byref(self._shape), self._layers, self._cells[1], native_plans,
-            ctypes.byref(batch),
+            ctypes.byref(batch), torch.get_num_threads(),
         )  # fmt: skip

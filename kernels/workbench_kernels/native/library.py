@@ -81,9 +81,9 @@ def load() -> tuple[ctypes.CDLL | None, str]:
     if not library.wb_supported():
         return None, "the processor has no AVX512-BF16"
     takes = {
-        "wb_attend": [Pointer] * 2,
-        "wb_linear": [*[Pointer] * 4, Integer, Long, Long],
-        "wb_layers": [Pointer] * 5,
+        "wb_attend": [Pointer, Pointer, Integer],
+        "wb_linear": [*[Pointer] * 4, Integer, Long, Long, Integer],
+        "wb_layers": [*[Pointer] * 5, Integer],
     }
     for name, arguments in takes.items():
         function = getattr(library, name)

@@ -25,6 +25,6 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     out = torch.empty(*x.shape[:-1], outer, dtype=x.dtype)
     library.wb_linear(
         rows.data_ptr(), weight.data_ptr(), None if bias is None else bias.data_ptr(),
-        out.data_ptr(), rows.shape[0], outer, inner,
+        out.data_ptr(), rows.shape[0], outer, inner, torch.get_num_threads(),
     )  # fmt: skip
     return out
