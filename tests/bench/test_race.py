@@ -11,7 +11,7 @@ import polars as pl
 import pytest
 
 from workbench.bench.__main__ import main
-from workbench.bench.race import command, plan, referee, report
+from workbench.bench.race import command, plan, referee, report, tables
 from workbench.bench.race.material import make_material
 from workbench.bench.race.plan import Cell, Process, System, cells
 from workbench.bench.race.process import PeerFailed, PeerProcess
@@ -181,7 +181,7 @@ def made_up(samples, **peer):
         "floor": {"weight_bytes": 1_000_000, "kv_bytes_per_token": 1_000},
         "settings": {
             "contexts": [100, 200], "between": [1], "answers": ["8"], "question_tokens": 16,
-            "budget_s": 20,
+            "budget_s": 20, "mix": {"seconds": 10.0},
         },
         "model": {"name": "m", "parameters": 1_000_000, "dtype": "bfloat16"},
         "machine": {"threads": 2, "cpu": "c"},
@@ -227,13 +227,13 @@ def test_what_a_bar_costs_is_a_share_of_what_arrived_together():
 
 def test_drift_within_a_peers_turn_is_said():
     drifted = made_up([sample(100, 20.0)], bandwidth={"before": 1e9, "after": 5e8})
-    shown = report.table(report.summarize(drifted))
+    shown = tables.table(report.summarize(drifted))
     assert "drifted by more than 15% in the turn of p" in shown
-    assert "drifted" not in report.table(report.summarize(made_up([sample(100, 20.0)])))
+    assert "drifted" not in tables.table(report.summarize(made_up([sample(100, 20.0)])))
 
 
 def test_a_peer_that_failed_has_its_reason_in_the_table():
-    shown = report.table(report.summarize(made_up([], failed="open: no cheese")))
+    shown = tables.table(report.summarize(made_up([], failed="open: no cheese")))
     assert "did not finish: open: no cheese" in shown
 
 
@@ -253,16 +253,20 @@ def raced(tmp_path_factory):
             serve(make)
         """)
     )
-    peers = tuple(p for p in plan.PROCESSES if p.name in ("workbench", "transformers"))
+    peers = tuple(p for p in plan.PROCESSES if p.name in ("workbench", "transformers-warm"))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(plan, "PROCESSES", (*peers, missing))
-        words = "race --smoke --dtype float32 --threads 1 --repeats 1 --only workbench transformers"
-        assert main([*words.split(), "vllm", "--out", str(out)]) == 0
-    return json.loads(out.read_text()), pl.read_parquet(out.with_suffix(".parquet"))
+        words = "race --smoke --dtype float32 --threads 1 --repeats 1 --only"
+        only = ["workbench", "transformers-warm", "vllm"]
+        assert main([*words.split(), *only, "--out", str(out)]) == 0
+    beside = {"": "race.parquet", "standing": "race-standing.parquet", "mix": "race-mix.parquet"}
+    read = {part: pl.read_parquet(folder / name) for part, name in beside.items()}
+    return json.loads(out.read_text()), read
 
 
 def test_everyone_is_measured_and_agrees_with_the_judge(raced):
-    result, rows = raced
+    result, files = raced
+    rows = files[""]
     ours = {(1, "1"), (1, "4"), (1, "choice"), (2, "4")}
     expected = {
         "workbench": ours,
@@ -284,6 +288,46 @@ def test_everyone_is_measured_and_agrees_with_the_judge(raced):
     seen = [c["difference_if_the_last_bar_were_missing"] for c in checks if c["tokens"] > 1]
     assert min(seen) > 100 * checks[0]["bound"]
     assert set(rows["system"]) == set(expected) and rows["total_ms"].min() > 0
+
+
+def test_standing_questions_are_measured_and_agree_with_the_judge(raced):
+    result, files = raced
+    rows = files["standing"]
+    systems = {"workbench", "transformers, kept warm", "transformers, static, kept warm"}
+    cells = result["standing_cells"]
+    kinds = {(c["system"], c["context"], c["questions"], c["answer"]) for c in cells}
+    assert kinds == {
+        (s, c, k, a) for s in systems for c in (200, 400) for k in (1, 3) for a in ("4", "choice")
+    }  # fmt: skip
+    for cell in cells:
+        assert 0 < cell["read_ms"] <= cell["total_ms"]["p50"]
+        assert cell["times_ours"] == 1 if cell["system"] == plan.OURS else cell["times_ours"] > 0
+    checks = [c for p in result["peers"] if p.get("standing") for c in p["standing"]["equality"]]
+    # The first and the last of three, of either kind of answer, at either context.
+    assert len(checks) == len(systems) * 2 * 2 * 2
+    assert {check["question"] for check in checks} == {0, 2}
+    assert all(check["agrees"] and check["max_difference"] <= 1e-3 for check in checks)
+    assert set(rows["questions"]) == {1, 3} and rows["total_ms"].min() > 0
+
+
+def test_the_mix_is_served_and_agrees_with_the_judge(raced):
+    result, files = raced
+    rows = files["mix"]
+    systems = {"workbench", "transformers, kept warm"}
+    assert {(c["system"], c["sessions"]) for c in result["mix_cells"]} == {(s, 3) for s in systems}
+    first, second = result["mix_cells"]
+    assert (first["questions"], first["bars"]) == (second["questions"], second["bars"])
+    assert first["questions"] == 5 and first["bars"] > 3
+    checks = [c for p in result["peers"] if p.get("mix") for c in p["mix"]["equality"]]
+    rehearsed = [check for check in checks if check["max_difference"] is not None]
+    assert len(rehearsed) == 3 * len(systems) and len(checks) > len(rehearsed)
+    assert all(check["agrees"] for check in checks)
+    assert max(check["max_difference"] for check in rehearsed) <= 1e-3
+    assert min(c["difference_if_the_last_bar_were_missing"] for c in rehearsed) > 0.1
+    assert set(rows["kind"]) == {"bar", "question"} and rows["finished"].all()
+    asked = rows.filter(pl.col("kind") == "question")
+    assert (asked["first_ms"] <= asked["last_ms"]).all() and asked["first_ms"].min() > 0
+    assert all(cell["processors"] > 0 for cell in result["mix_cells"])
 
 
 def test_an_engine_that_is_not_there_is_listed_with_the_reason(raced):
@@ -314,8 +358,11 @@ def test_where_things_are_on_a_machine_stays_out_of_the_file():
     [
         ("--contexts 900 300", "contexts (900, 300): expected ascending"),
         ("--answers choice", "expected at least one number of tokens"),
-        ("--repeats 0", "repeats 0"),
+        ("--repeats 0", "repeats 0: expected positive numbers"),
         ("--between 0", "between (0,): expected ascending whole numbers from 1 on"),
+        ("--standing 4 1", "standing (4, 1): expected ascending whole numbers from 1 on"),
+        ("--mix 0", "mix (0,): expected ascending whole numbers from 1 on"),
+        ("--mix-bars 0 --mix-grace -1", "mix_bars 0.0, mix_grace -1.0: expected positive numbers"),
         ("--only sglang", "peer 'sglang': it serves from a GPU"),
         ("--only mlx", "peer 'mlx': expected some of"),
         ("--python sglang=x", "--python sglang=x: expected ENGINE=PATH, with one of"),

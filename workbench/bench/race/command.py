@@ -16,7 +16,9 @@ DESCRIPTION = (
     "Our sessions against the engines people use, each in its own process and with its own Python, "
     "all on the same weights and token ids. Every measured question starts from the same context: "
     "bars arrive, then 16 tokens are asked. Who computes bars when they arrive pays then, who "
-    "computes them when asked pays then; both are shown. Before anything is timed, plain "
+    "computes them when asked pays then; both are shown. Then K standing questions are all to be "
+    "answered after every bar; and in the mix, bars of many sessions and questions to any of them "
+    "become due in real time, and latencies count from then. Before anything is timed, plain "
     "transformers in float32 scores everyone's answer. A peer that cannot run is listed with the "
     "reason. The model has random weights and is made on the spot; nothing is downloaded."
 )
@@ -25,10 +27,15 @@ DESCRIPTION = (
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of the command."""
     from workbench.bench.model import SIZES
-    from workbench.bench.race.referee import Options
+    from workbench.bench.race.options import PARTS, Options
 
     usual = Options()
     shown = "(default: %(default)s)"
+    parser.add_argument(
+        "--parts", choices=PARTS, nargs="+", default=usual.parts, metavar="PART",
+        help=f"some of {_words(PARTS)}: one question at a time, K standing questions, and many "
+        "sessions in real time (default: all)",
+    )  # fmt: skip
     parser.add_argument(
         "--contexts", type=int, nargs="+", default=usual.contexts, metavar="TOKENS",
         help=f"tokens before the bars, ascending (default: {_words(usual.contexts)})",
@@ -47,8 +54,42 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help=f"measured questions of each kind, a third of it for those that take long {shown}",
     )  # fmt: skip
     parser.add_argument(
+        "--standing", type=int, nargs="+", default=usual.standing, metavar="K",
+        help="how many questions stand over a context and are answered after every bar, "
+        f"ascending; open ones of about 8 tokens, and choice if --answers has it (default: "
+        f"{_words(usual.standing)})",
+    )  # fmt: skip
+    parser.add_argument(
+        "--mix", type=int, nargs="+", default=usual.mix, metavar="SESSIONS",
+        help=f"numbers of sessions in the mix, ascending (default: {_words(usual.mix)})",
+    )  # fmt: skip
+    parser.add_argument(
+        "--mix-seconds", type=float, default=usual.mix_seconds, metavar="S",
+        help=f"how long bars and questions become due in each mix {shown}",
+    )  # fmt: skip
+    parser.add_argument(
+        "--mix-bars", type=float, default=usual.mix_bars, metavar="S",
+        help="mean seconds between two bars of one session, each session's a Poisson process "
+        f"of its own {shown}",
+    )  # fmt: skip
+    parser.add_argument(
+        "--mix-asks", type=float, default=usual.mix_asks, metavar="S",
+        help="seconds between two questions, on average; each goes to any of the sessions and "
+        f"wants an open answer of about 8 tokens {shown}",
+    )  # fmt: skip
+    parser.add_argument(
+        "--mix-context", type=int, default=usual.mix_context, metavar="TOKENS",
+        help=f"what each session of the mix holds at first {shown}",
+    )  # fmt: skip
+    parser.add_argument(
+        "--mix-grace", type=float, default=usual.mix_grace, metavar="S",
+        help="seconds to wait, once nothing more becomes due, for what is unfinished; the rest "
+        f"counts with its age until then {shown}",
+    )  # fmt: skip
+    parser.add_argument(
         "--budget", type=float, default=usual.budget, metavar="S",
-        help=f"seconds after which a system measures no more at one context {shown}",
+        help="seconds after which a system measures no more single questions at one context; "
+        f"as many for standing ones {shown}",
     )  # fmt: skip
     parser.add_argument(
         "--timeout", type=float, default=usual.timeout, metavar="S",
@@ -56,7 +97,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument(
         "--size", choices=sorted(SIZES), default=usual.size,
-        help=f"the model's size; tiny is for trying the command, its times mean nothing {shown}",
+        help="the model's size; tiny is for trying the command: its times mean nothing, and vLLM "
+        f"has no attention for its heads of 16 {shown}",
     )  # fmt: skip
     parser.add_argument(
         "--dtype", choices=["bfloat16", "float32"], default=usual.dtype,
@@ -67,7 +109,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--seed", type=int, default=usual.seed, metavar="N",
-        help=f"of the weights and of the stream {shown}",
+        help=f"of the weights, the streams and the mix {shown}",
     )  # fmt: skip
     parser.add_argument(
         "--python", action="append", default=[], metavar="ENGINE=PATH",
@@ -78,12 +120,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--smoke", action="store_true",
-        help="a tiny model, two short contexts, sessions and transformers alone: does it run?",
+        help="a tiny model, two short contexts, a mix of a second, sessions and transformers "
+        "alone: does it run?",
     )  # fmt: skip
     parser.add_argument(
         "--out", type=Path, metavar="FILE",
         help=f"where to write the JSON (default: {RESULTS}/race-<cpu>.json, nowhere for --smoke); "
-        "the samples go beside it as parquet",
+        "the samples go beside it as parquet, those of standing questions and of the mix into "
+        "files of their own",
     )  # fmt: skip
     parser.set_defaults(run=run)
 
@@ -91,14 +135,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace, command: str) -> int:
     """Race, print the table, write the files."""
     from workbench.bench import machine
-    from workbench.bench.race import referee, report
+    from workbench.bench.race import referee, report, tables
+    from workbench.bench.race.options import Options
     from workbench.bench.race.smoke import smoke
 
-    wanted = referee.Options(
-        contexts=tuple(options.contexts), between=tuple(options.between),
+    wanted = Options(
+        parts=tuple(options.parts), contexts=tuple(options.contexts),
+        between=tuple(options.between),
         answers=tuple(options.answers), repeats=options.repeats, size=options.size,
         dtype=options.dtype, threads=options.threads, seed=options.seed, budget=options.budget,
-        timeout=options.timeout, only=tuple(options.only), python=pythons(options.python),
+        timeout=options.timeout, standing=tuple(options.standing), mix=tuple(options.mix),
+        mix_seconds=options.mix_seconds, mix_bars=options.mix_bars, mix_asks=options.mix_asks,
+        mix_context=options.mix_context, mix_grace=options.mix_grace,
+        only=tuple(options.only), python=pythons(options.python),
     )  # fmt: skip
     if options.smoke:
         wanted = smoke(wanted)
@@ -118,9 +167,9 @@ def run(options: argparse.Namespace, command: str) -> int:
         if not saved:
             raise
         print("stopped; this is as far as it got", file=sys.stderr)
-    print(report.table(saved[0]))
+    print(tables.table(saved[0]))
     if out is not None:
-        print(f"\nwritten to {out} and {out.with_suffix('.parquet')}")
+        print(f"\nwritten to {', '.join(map(str, report.files(saved[0], out)))}")
     return 0
 
 

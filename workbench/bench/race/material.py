@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,6 +16,18 @@ from workbench.engine.tokens import Tokens
 from workbench.errors import WorkbenchError
 from workbench.streams.render import schema_for
 
+KINDS = (  # of question: what is before a number, and after it
+    ("Is the trend up or down over", "bars?"),
+    ("Did volume rise over the last", "bars?"),
+    ("What was the highest close of", "bars?"),
+    ("How wide is the range of", "bars?"),
+    ("Was there a gap in these", "bars?"),
+    ("Which side is stronger after", "bars?"),
+    ("Say if bar", "closed above its open."),
+    ("Compare the open with bar", "please."),
+)
+MOST_OF_A_KIND = 10_000
+
 
 @dataclass(frozen=True)
 class Material:
@@ -25,6 +38,8 @@ class Material:
         lengths: by context asked for, its tokens up to the end of a bar.
         question: the question's ids, with the end of its turn.
         words: the same as text.
+        questions: different questions of as many tokens, for who asks several.
+        questions_words: the same as texts.
         choices: ids of the two closed answers, one token each.
         labels: the same as text.
         tokens: the tokenizer.
@@ -35,6 +50,8 @@ class Material:
     lengths: dict[int, int]
     question: list[int]
     words: str
+    questions: list[list[int]]
+    questions_words: list[str]
     choices: list[int]
     labels: tuple[str, ...]
     tokens: Tokens
@@ -58,11 +75,20 @@ class Material:
         path.write_text(json.dumps(content))
 
 
-def make_material(folder: Path, contexts: tuple[int, ...], seed: int) -> Material:
+def make_material(
+    folder: Path, contexts: tuple[int, ...], seed: int, questions: int = 1
+) -> Material:
     """Render and tokenize a stream with the tokenizer of the model in ``folder``.
 
+    Args:
+        folder: of the model.
+        contexts: tokens, ascending.
+        seed: of the stream.
+        questions: how many different ones there are to be.
+
     Raises:
-        WorkbenchError: a closed answer is more than one token.
+        WorkbenchError: a closed answer is more than one token, or there are not so many questions
+            of the right length.
     """
     tokens = Tokens(AutoTokenizer.from_pretrained(folder), [])
     schema = schema_for(SCHEMA)
@@ -78,7 +104,39 @@ def make_material(folder: Path, contexts: tuple[int, ...], seed: int) -> Materia
         msg = f"expected the answers {UP_DOWN} to be one token each, got {choices}"
         raise WorkbenchError(msg)
     words = question_of(tokens, QUESTION_TOKENS)
+    several = different(tokens, questions, QUESTION_TOKENS)
     return Material(
         context=context, lengths=lengths, question=tokens.question(words), words=words,
+        questions=[tokens.question(text) for text in several], questions_words=several,
         choices=[ids[0] for ids in choices], labels=UP_DOWN, tokens=tokens, seed=seed,
     )  # fmt: skip
+
+
+def different(tokens: Tokens, num: int, length: int) -> list[str]:
+    """Questions of ``length`` tokens each that differ from their first words on.
+
+    An engine that mixes one question's cache with another's is to be seen.
+
+    Raises:
+        WorkbenchError: there are fewer.
+    """
+    by_kind = [list(itertools.islice(_of_kind(tokens, *kind, length), num)) for kind in KINDS]
+    in_turn = itertools.chain.from_iterable(itertools.zip_longest(*by_kind))
+    found = list(itertools.islice((text for text in in_turn if text is not None), num))
+    if len(found) < num:
+        msg = f"expected {num} questions of {length} tokens, found {len(found)}"
+        raise WorkbenchError(msg)
+    return found
+
+
+def _of_kind(tokens: Tokens, start: str, end: str, length: int) -> Iterator[str]:
+    """Those of one kind, with numbers of as many digits as it takes; none if there are none."""
+    for digits in range(1, length):
+        number = int("1" * digits)
+        if len(tokens.question(f"{start} {number} {end}")) != length:
+            continue
+        for other in range(number, min(10**digits, number + MOST_OF_A_KIND)):
+            text = f"{start} {other} {end}"
+            if len(tokens.question(text)) == length:
+                yield text
+        return

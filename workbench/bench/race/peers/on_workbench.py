@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import json
+import threading
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from wire import Peer, Question, Reply, serve
+from timetable import Event, Timetable
+from wire import Peer, Question, Reply, Round, serve
+
+CHECK_S = 1.0  # between two looks at whether a standing question has failed
 
 
 class Sessions(Peer):
@@ -25,9 +30,10 @@ class Sessions(Peer):
         self._words = material["question_words"]
         self._labels = material["labels"]
         # Twice the room: one session keeps the context, another has what a question adds.
-        self._cells = settings["cells"]
+        self._cells = settings["longest"]
+        cells = max(2 * self._cells, settings["cells"])
         self._engine = wb.Engine(
-            settings["model"], cells=2 * self._cells + 4096, watermark=4096,
+            settings["model"], cells=cells + 4096, watermark=4096,
             threads=settings["threads"], dtype=settings["dtype"], speculate=False, progress=False,
         )  # fmt: skip
         self._parse = schema_for(self._schema).parse
@@ -35,6 +41,7 @@ class Sessions(Peer):
         self._base = self._open("base")
         self._session = self._base
         self._flash: Any = None
+        self._standing: list[Any] = []
         self._ids: list[int] = []
 
     def about(self) -> dict[str, Any]:
@@ -103,7 +110,98 @@ class Sessions(Peer):
         """Close the session."""
         if self._session is not self._base:
             self._session.close()
-        self._session, self._flash = self._base, None
+        self._session, self._flash, self._standing = self._base, None, []
+
+    # Standing questions.
+
+    def watch(self, mode: str, questions: Sequence[Question]) -> None:
+        """A flash query each; they are answered as of the context first."""
+        self._standing = [
+            self._session.flash(
+                question.words, name=str(number), max_tokens=question.tokens,
+                choices=None if question.choices is None else self._labels,
+            )
+            for number, question in enumerate(questions)
+        ]  # fmt: skip
+        for query, question in zip(self._standing, questions, strict=True):
+            answer = query.wait()
+            if list(answer.input_ids[answer.position :]) != question.ids:
+                msg = f"flash query {question.words!r} asks other tokens than the others do"
+                raise ValueError(msg)
+
+    def refresh(self, mode: str, ids: list[int]) -> Round:
+        """Push the row; the flash queries are answered by themselves."""
+        from workbench.events import FlashAnswered
+
+        answered: dict[str, float] = {}
+        read: list[float] = []
+        done = threading.Event()
+        target = self._session.version + 1
+
+        def note(event: Any) -> None:
+            if isinstance(event, FlashAnswered) and event.version >= target:
+                answered.setdefault(event.flash, time.perf_counter())
+                if len(answered) == len(self._standing):
+                    done.set()
+
+        unsubscribe = self._engine.events.subscribe(note)
+        try:
+            tick = self._session.push(self._to_rows(ids))
+            tick.when_done(lambda: read.append(time.perf_counter()))
+            while not done.wait(CHECK_S):
+                for error in (tick.error, *(query.error for query in self._standing)):
+                    if error is not None:
+                        raise error
+        finally:
+            unsubscribe()
+        replies = [
+            Reply(
+                query.answer.token_ids, None, query.answer.logprobs,
+                list(query.answer.probabilities.values()) or None,
+            )
+            for query in self._standing
+        ]  # fmt: skip
+        return Round(replies, max(answered.values()), read[0])
+
+    # Many sessions.
+
+    def mix(self, mode: str, table: Timetable) -> None:
+        """Push and ask from one thread; the engine's own computes, and says when it is done."""
+        head = len(self._engine.tokens.head(self._prompt))
+        sessions = [self._open(f"mix-{index}") for index in range(len(table.contexts))]
+        for session, ids in zip(sessions, table.contexts, strict=True):
+            session.push(self._to_rows(ids[head:]))
+        for session, ids in zip(sessions, table.contexts, strict=True):
+            session.flush()
+            if session.token_ids != ids:
+                msg = f"session {session.name!r} reads tokens that differ from the others'"
+                raise ValueError(msg)
+        rows = {event.index: self._to_rows(event.ids) for event in table.events if event.is_bar}
+        answers: list[tuple[Event, Any]] = []
+        errors: list[BaseException] = []
+        table.begin()
+        while not table.over and not errors:
+            for event in table.take():
+                session = sessions[event.session]
+                if event.is_bar:
+                    sent = session.push(rows[event.index])
+                    sent.when_done(_visible(table, event, sent, errors))
+                else:
+                    sent = session.ask_start(event.words, max_tokens=table.tokens)
+                    answers.append((event, sent))
+                    sent.when_done(_answered(table, event, sent, errors))
+            table.wait()
+        failed = list(errors)
+        for session in sessions:
+            session.close()  # what is unfinished ends with an error, after the end
+        if failed:
+            raise failed[0]
+        for event, answer in answers:
+            if answer.position >= 0:
+                table.sees(event, answer.position)
+            if answer.error is None and list(answer.input_ids[answer.position :]) != event.ids:
+                msg = f"asked {event.words!r}, which are other tokens than the others'"
+                raise ValueError(msg)
 
     def close(self) -> None:
         """Close the engine."""
@@ -118,6 +216,31 @@ class Sessions(Peer):
 
     def _to_rows(self, ids: list[int]) -> list[Any]:
         return list(self._parse(self._engine.tokens.text(ids)))
+
+
+def _visible(
+    table: Timetable, event: Event, tick: Any, errors: list[BaseException]
+) -> Callable[[], None]:
+    def note() -> None:
+        if tick.error is not None:
+            errors.append(tick.error)
+        else:
+            table.visible(event)
+
+    return note
+
+
+def _answered(
+    table: Timetable, event: Event, answer: Any, errors: list[BaseException]
+) -> Callable[[], None]:
+    def note() -> None:
+        if answer.error is not None:
+            errors.append(answer.error)
+        else:
+            first_at = answer.asked_at + answer.ttft_ms / 1e3
+            table.answered(event, answer.token_ids, answer.logprobs, first_at)
+
+    return note
 
 
 if __name__ == "__main__":

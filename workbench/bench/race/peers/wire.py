@@ -16,7 +16,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from timetable import LEAD_S, Timetable
+
 PAUSE_S = 0.02  # before something is timed: threads of whatever ran before stop spinning
+LEAST_ROUNDS = 2  # of standing questions, whatever they take: the first warms up
 
 
 class Reply:
@@ -50,25 +53,44 @@ class Question:
         tokens: how many the answer has, exactly.
         choices: tokens one of which is the answer; then ``tokens`` is 1.
         scored: log-probabilities are wanted too; such an answer's time does not count.
+        words: the question as text, of standing questions.
     """
 
     def __init__(
-        self, ids: list[int], tokens: int, choices: list[int] | None, scored: bool
+        self, ids: list[int], tokens: int, choices: list[int] | None, scored: bool, words: str = ""
     ) -> None:
         self.ids = ids
         self.tokens = tokens
         self.choices = choices
         self.scored = scored
+        self.words = words
+
+
+class Round:
+    """What became of the standing questions after one bar.
+
+    Attributes:
+        replies: one for each, in their order.
+        last_at: `time.perf_counter` when the last of them was known.
+        read_at: the same of the bar, None where it is read with the questions.
+    """
+
+    def __init__(self, replies: list[Reply], last_at: float, read_at: float | None) -> None:
+        self.replies = replies
+        self.last_at = last_at
+        self.read_at = read_at
 
 
 class Peer:
     """One engine. ``begin`` and ``end`` are not timed, ``arrive`` and ``ask`` are.
 
     Every measured question is: ``begin`` (the first ``length`` tokens of the context are visible),
-    ``arrive`` once per bar, ``settle`` (whatever is done in idle time), ``ask``, ``end``.
+    ``arrive`` once per bar, ``settle`` (whatever is done in idle time), ``ask``, ``end``. Standing
+    questions are: ``begin``, ``watch``, ``refresh`` once per bar (this is timed), ``end``.
     """
 
     packages: Sequence[str] = ()
+    watched: Sequence[Question] = ()
 
     def about(self) -> dict[str, Any]:
         """Types of weights and cache, and settings that decide speed."""
@@ -95,6 +117,29 @@ class Peer:
 
     def end(self, mode: str) -> None:
         """Forget the bars and the question."""
+
+    def watch(self, mode: str, questions: Sequence[Question]) -> None:
+        """These questions are to be answered after every bar from now on."""
+        self.watched = questions
+
+    def refresh(self, mode: str, ids: list[int]) -> Round:
+        """One bar more, then an answer to each standing question: one by one, if not overridden."""
+        self.arrive(mode, ids)
+        read_at = last_at = time.perf_counter()
+        replies = []
+        for question in self.watched:
+            replies.append(self.ask(mode, question))
+            last_at = time.perf_counter()
+            self.forget(mode)
+        return Round(replies, last_at, read_at)
+
+    def forget(self, mode: str) -> None:
+        """Go back to before the latest question; only who answers one by one needs it."""
+        raise NotImplementedError
+
+    def mix(self, mode: str, table: Timetable) -> None:
+        """Many sessions: read each one's context, ``table.begin()``, do what becomes due."""
+        raise NotImplementedError
 
     def score(self, length: int, ids: list[int], answer: list[int]) -> dict[str, Any]:
         """Log-probabilities of an answer to ``ids`` after the context; only the judge has it."""
@@ -134,6 +179,10 @@ def serve(make: Callable[[dict[str, Any]], Peer]) -> None:
                 answer = {"seconds": time.perf_counter() - began}
             elif command["do"] == "trial":
                 answer = trial(peer, command)
+            elif command["do"] == "standing":
+                answer = standing(peer, command)
+            elif command["do"] == "mix":
+                answer = mix(peer, command)
             elif command["do"] == "score":
                 answer = peer.score(command["length"], command["ids"], command["answer"])
             else:
@@ -184,6 +233,59 @@ def trial(peer: Peer, command: dict[str, Any]) -> dict[str, Any]:
         "logprobs": None if reply.logprobs is None else list(reply.logprobs),
         "chances": None if reply.chances is None else list(reply.chances),
     }
+
+
+def standing(peer: Peer, command: dict[str, Any]) -> dict[str, Any]:
+    """The same questions after every bar; the answers of the last round come along."""
+    mode, bars = command["mode"], command["bars"]
+    tokens, choices, scored = command["tokens"], command.get("choices"), command["scored"]
+    questions = [
+        Question(ids, tokens, choices, scored, words)
+        for ids, words in zip(command["questions"], command["words"], strict=True)
+    ]
+    room = sum(map(len, bars)) + max(len(question.ids) for question in questions) + tokens
+    rounds: list[dict[str, Any]] = []
+    found: Round | None = None
+    peer.begin(mode, command["length"], room)
+    try:
+        peer.watch(mode, questions)
+        until = time.perf_counter() + command["budget_s"]
+        for bar in bars:
+            if len(rounds) >= LEAST_ROUNDS and time.perf_counter() > until:
+                break
+            time.sleep(PAUSE_S)
+            began = time.perf_counter()
+            found = peer.refresh(mode, bar)
+            read = None if found.read_at is None else (found.read_at - began) * 1e3
+            rounds.append({"read_ms": read, "total_ms": (found.last_at - began) * 1e3})
+    finally:
+        peer.end(mode)
+    assert found is not None
+    lengths = sorted({len(reply.ids) for reply in found.replies})
+    if lengths != [tokens] or len(found.replies) != len(questions):
+        return {
+            "error": f"expected {len(questions)} answers of {tokens} tokens, got "
+            f"{len(found.replies)} of {lengths}"
+        }
+    return {
+        "rounds": rounds,
+        "answers": [
+            {
+                "ids": reply.ids,
+                "logprobs": None if reply.logprobs is None else list(reply.logprobs),
+                "chances": None if reply.chances is None else list(reply.chances),
+            }
+            for reply in found.replies
+        ],
+    }
+
+
+def mix(peer: Peer, command: dict[str, Any]) -> dict[str, Any]:
+    """A timetable of many sessions, in real time."""
+    table = Timetable(command)
+    began = time.perf_counter()
+    peer.mix(command["mode"], table)
+    return table.result() | {"reading_s": table.zero - LEAD_S - began}
 
 
 def versions(packages: Sequence[str]) -> dict[str, str | None]:

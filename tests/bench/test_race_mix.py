@@ -1,0 +1,242 @@
+"""The mix's schedule and clock, requests that are batched, and sums over rounds and runs."""
+
+import dataclasses
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from workbench.bench.race import report, tables_more
+from workbench.bench.race.material import make_material
+from workbench.bench.race.options import Options
+from workbench.bench.race.peers.timetable import BAR, QUESTION, Timetable
+from workbench.bench.race.schedule import Due, Schedule, rehearsal, schedule
+from workbench.tape import weights_path
+
+OPTIONS = Options(mix_seconds=20.0, mix_bars=2.0, mix_asks=0.8, mix_context=64)
+
+
+@pytest.fixture(scope="module")
+def material():
+    return make_material(weights_path(), (128,), 0, questions=5)
+
+
+def test_a_session_is_the_same_however_many_there_are(material):
+    few, many = (schedule(material, sessions, OPTIONS) for sessions in (2, 6))
+    assert few.contexts == many.contexts[:2]
+    for session in range(2):
+        bars = [[d for d in s.events if (d.kind, d.session) == (BAR, session)] for s in (few, many)]
+        assert bars[0] == bars[1] and bars[0]
+    assert schedule(material, 6, OPTIONS) == many
+    assert schedule(material, 6, dataclasses.replace(OPTIONS, seed=1)).events != many.events
+
+
+def test_bars_and_questions_come_as_often_as_asked(material):
+    found = schedule(material, 32, OPTIONS)
+    bars = [due for due in found.events if due.kind == BAR]
+    asked = [due for due in found.events if due.kind == QUESTION]
+    assert len(asked) == 25
+    # 32 sessions for 20 s, one bar every 2 s: 320, give or take three deviations.
+    assert abs(len(bars) - 320) < 3 * 320**0.5
+    times = [due.at for due in found.events]
+    assert times == sorted(times) and times[0] >= 0 and times[-1] < 20
+    assert {len(due.ids) for due in asked} == {16} and len({due.session for due in asked}) > 8
+
+
+def by_hand():
+    """Two sessions; the question to the first one comes between its second bar and its third."""
+    events = [
+        Due(0.0, 0, BAR, [10, 11]), Due(0.1, 1, BAR, [90]), Due(0.2, 0, BAR, [12]),
+        Due(0.3, 0, QUESTION, [7, 8]), Due(0.4, 0, BAR, [13, 14]),
+    ]  # fmt: skip
+    return Schedule([[1, 2, 3], [4]], events, 0.5)
+
+
+def test_a_question_must_see_the_bars_of_its_session_that_were_due_before():
+    planned = by_hand()
+    assert planned.least(3) == 3 + 2 + 1
+    assert planned.read(0, 6) == [1, 2, 3, 10, 11, 12]
+    assert planned.read(0, 8) == [1, 2, 3, 10, 11, 12, 13, 14]
+    assert planned.read(0, 7) is None  # the middle of a bar
+    assert planned.longest == 8 + 2
+
+
+def test_a_rehearsal_has_two_bars_and_a_question_for_each_session(material):
+    planned = rehearsal(material, 3, OPTIONS)
+    assert [due.kind for due in planned.events] == [BAR] * 6 + [QUESTION] * 3
+    assert {due.at for due in planned.events} == {0.0}
+
+
+def timetable(planned, **more):
+    command = {"tokens": 2, "scored": False, "grace": 0.0} | planned.as_sent() | more
+    table = Timetable(command)
+    table.begin()
+    return table
+
+
+def test_latencies_count_from_when_something_was_due_not_from_when_it_was_taken():
+    table = timetable(by_hand(), grace=1.0)
+    while not table.take():
+        table.wait()
+    time.sleep(0.45)  # everything else becomes due meanwhile
+    late = table.take()
+    assert table.sent and len(late) == 4
+    for event in table.events:
+        if event.is_bar:
+            table.visible(event)
+    asked = table.events[3]
+    table.sees(asked, 6)
+    assert not table.answered(asked, [5]) and not table.over
+    time.sleep(0.02)
+    assert table.answered(asked, [6]) and table.over
+    found = table.result()["done"]
+    assert found[1]["last_ms"] >= 300 and found[4]["last_ms"] < found[1]["last_ms"]
+    assert found[3]["last_ms"] - found[3]["first_ms"] >= 20
+    assert found[3]["ids"] == [5, 6] and found[3]["position"] == 6
+
+
+def test_nobody_waits_longer_than_the_grace_and_the_rest_is_unfinished():
+    table = timetable(by_hand(), grace=0.1)
+    while not table.over:
+        for event in table.take():
+            if event.is_bar:
+                table.keep(event)
+        table.wait()
+    result = table.result()
+    assert 0.6 <= result["ended_s"] < 1.2
+    assert result["done"][3]["last_ms"] is None and result["done"][3]["first_ms"] is None
+    table.answered(table.events[3], [1, 2])  # too late
+    assert table.result()["done"][3]["last_ms"] is None
+
+
+def test_processor_seconds_are_those_of_the_window():
+    table = timetable(dataclasses.replace(by_hand(), events=[], seconds=0.4))
+    while table.now < 0.4:  # keeps a processor busy
+        pass
+    assert table.over and 0.2 < table.result()["busy"] < 2.0
+
+
+@pytest.fixture
+def by_request(monkeypatch):
+    """The module as peers import it: with its folder on the path."""
+    monkeypatch.syspath_prepend(str(Path(report.__file__).parent / "peers"))
+    import by_request
+
+    yield by_request
+    for name in ("by_request", "wire", "timetable"):
+        sys.modules.pop(name, None)
+
+
+def engine(by_request):
+    """An engine that gives every request a token per step: how long its prompt is."""
+
+    class Fake(by_request.RequestPeer):
+        def __init__(self):
+            self.left, self.steps, self.prompts = {}, 0, []
+
+        def submit(self, ids, question=None):
+            self.prompts.append(list(ids))
+            self.left[len(self.prompts)] = [len(ids), 1 if question is None else question.tokens]
+            return len(self.prompts)
+
+        def step(self):
+            self.steps += 1
+            for key, (length, tokens) in list(self.left.items()):
+                self.left[key][1] -= 1
+                if tokens == 1:
+                    del self.left[key]
+                yield by_request.Piece(key, [length], [-0.5])
+
+        def cancel(self, keys):
+            for key in keys:
+                self.left.pop(key)
+
+    return Fake()
+
+
+def test_standing_questions_are_stepped_together(by_request):
+    peer = engine(by_request)
+    peer.context = [1, 2, 3]
+    questions = [by_request.Question([n], 4, None, False) for n in range(5)]
+    for mode, steps in (("warm", 1 + 4), ("prefix", 4)):
+        peer.begin(mode, 3, 99)
+        peer.watch(mode, questions)
+        before = peer.steps
+        found = peer.refresh(mode, [8, 9])
+        assert peer.steps - before == steps
+        assert [reply.ids for reply in found.replies] == [[6] * 4] * 5
+        assert (found.read_at is not None) == (mode == "warm")
+        assert peer.prompts[-1] == [1, 2, 3, 8, 9, 4]
+
+
+@pytest.mark.parametrize("mode", ["warm", "prefix"])
+def test_a_question_by_request_sees_all_that_was_due(by_request, mode):
+    peer = engine(by_request)
+    planned = by_hand()
+    table = by_request.Timetable({"tokens": 2, "scored": False, "grace": 1.0} | planned.as_sent())
+    peer.mix(mode, table)
+    done = table.result()["done"]
+    assert [1, 2, 3, 10, 11, 12, 7, 8] in peer.prompts
+    assert done[3]["position"] == planned.least(3) and done[3]["ids"] == [8, 8]
+    bars = [done[index] for index in (0, 1, 2, 4)]
+    assert all(bar["kept"] == (mode == "prefix") for bar in bars)
+    assert all((bar["last_ms"] is None) == (mode == "prefix") for bar in bars)
+    assert not peer.left
+
+
+def standing_sample(system, questions, total_ms):
+    return {
+        "system": system, "context": 100, "position": 100, "questions": questions, "answer": "8",
+        "read_ms": 4.0, "total_ms": total_ms,
+    }  # fmt: skip
+
+
+def test_ratios_of_standing_questions_are_to_the_fewest_and_to_ours():
+    peers = [
+        {"standing": {"samples": [standing_sample("workbench", k, ms)
+                                  for k, ms in ((1, 10.0), (16, 18.0), (16, 22.0))]}},
+        {"standing": {"samples": [standing_sample("other", 1, 5.0),
+                                  standing_sample("other", 16, 60.0)]}},
+        {},
+    ]  # fmt: skip
+    ours, ours16, other, other16 = report._standing(peers)
+    assert (ours["over_fewest"], ours["times_ours"]) == (1.0, 1.0)
+    assert (ours16["over_fewest"], ours16["samples"]) == (2.0, 2)
+    assert other["times_ours"] == 0.5
+    assert (other16["over_fewest"], other16["times_ours"]) == (12.0, 3.0)
+    shown = tables_more.standing({"standing_cells": [ours, ours16, other, other16]})
+    assert shown[-1].splitlines()[-1].split() == ["other", "5.00", "4.00", "0.50", "60", "4.00",
+                                                  "12.00", "3.00"]  # fmt: skip
+
+
+def event(kind, last_ms, *, finished=True):
+    first = None if kind == BAR else last_ms / 2
+    return {
+        "kind": kind, "due_s": 0.0, "first_ms": first, "last_ms": last_ms, "finished": finished,
+    }  # fmt: skip
+
+
+def test_what_is_unfinished_counts_with_its_age():
+    events = [
+        event(QUESTION, 10.0), event(QUESTION, 20.0), event(QUESTION, 9000.0, finished=False),
+        event(BAR, 5.0), event(BAR, 7000.0, finished=False),
+    ]  # fmt: skip
+    run = {"system": "s", "sessions": 8, "processors": 1.5, "events": events}
+    cell = report._mixed(run)
+    assert cell["last_ms"]["p50"] == 20.0 and cell["last_ms"]["p99"] > 8000
+    assert (cell["unfinished_questions"], cell["unfinished_bars"]) == (1, 1)
+    (line,) = [
+        line
+        for text in tables_more.mix({"mix_cells": [cell], "settings": {"mix": {"seconds": 20.0}}})
+        for line in text.splitlines()
+        if line.startswith("s ")
+    ]
+    assert line.split()[-3:] == ["1", "1", "1.50"]
+
+
+def test_bars_that_wait_for_a_question_have_no_time():
+    bar = event(BAR, None)
+    run = {"system": "s", "sessions": 8, "processors": 1.0, "events": [event(QUESTION, 1.0), bar]}
+    cell = report._mixed(run)
+    assert cell["visible_ms"] is None and cell["unfinished_bars"] == 0
