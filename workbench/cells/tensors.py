@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from workbench.cells import pages
+
 
 @dataclass(frozen=True)
 class LayerShape:
@@ -30,7 +32,7 @@ class CellTensors:
         self, layers: dict[int, LayerShape], num_cells: int, dtype: torch.dtype, device: str
     ) -> None:
         def empty(kv_heads: int, dim: int) -> Tensor:
-            return torch.empty(kv_heads, num_cells, dim, dtype=dtype, device=device)
+            return pages.empty((kv_heads, num_cells, dim), dtype, device)
 
         self.k = {i: empty(shape.kv_heads, shape.k_dim) for i, shape in layers.items()}
         self.v = {i: empty(shape.kv_heads, shape.v_dim) for i, shape in layers.items()}

@@ -14,6 +14,7 @@ import transformers
 from torch import Tensor, nn
 from transformers import AttentionInterface, AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
+from workbench.cells import pages
 from workbench.cells.pool import CellPool
 from workbench.cells.sequence import Sequence
 from workbench.cells.tensors import CellTensors, LayerShape
@@ -128,6 +129,7 @@ class Decoder:
         self.short: ShortSteps | None = None
         with _refusals(name):
             self.layers = self._survey()
+            pages.move([self.model])
             self.short = ShortSteps.of(self.model, self.layers)
             quicken(self.model)
             self._prove()

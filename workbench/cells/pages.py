@@ -1,0 +1,48 @@
+"""CPU memory in large pages, for what every step reads from end to end: weights, keys and values.
+
+With pages of 4 KiB the processor looks up an address, and begins to read ahead anew, every 4 KiB.
+Most Linux systems give larger ones only to memory that asks for them.
+"""
+
+from __future__ import annotations
+
+import math
+import mmap
+from collections.abc import Iterable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+LARGE = 2 << 20  # bytes of a large page on x86 and most others
+LINE = 64  # bytes of a cache line, where each tensor begins
+
+
+def empty(shape: Sequence[int], dtype: torch.dtype, device: str = "cpu") -> Tensor:
+    """As ``torch.empty``, in large pages where it is on a CPU that has them and big enough."""
+    num_bytes = math.prod(shape) * dtype.itemsize
+    if device != "cpu" or num_bytes < 2 * LARGE or not hasattr(mmap, "MADV_HUGEPAGE"):
+        return torch.empty(tuple(shape), dtype=dtype, device=device)
+    memory = mmap.mmap(-1, num_bytes + LARGE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    memory.madvise(mmap.MADV_HUGEPAGE)
+    whole = torch.frombuffer(memory, dtype=torch.uint8)
+    start = -whole.data_ptr() % LARGE
+    return whole[start : start + num_bytes].view(dtype).view(tuple(shape))
+
+
+def move(modules: Iterable[nn.Module]) -> None:
+    """Move the CPU parameters of modules into large pages; what was tied stays tied."""
+    parameters = [p for module in modules for p in module.parameters() if p.device.type == "cpu"]
+    by_storage = {(p.data_ptr(), p.dtype, p.shape): p for p in parameters if p.is_contiguous()}
+    sizes = [-(-p.nbytes // LINE) * LINE for p in by_storage.values()]
+    if sum(sizes) < 2 * LARGE:
+        return
+    arena = empty([sum(sizes)], torch.uint8)
+    at, moved = 0, {}
+    for (key, parameter), size in zip(by_storage.items(), sizes, strict=True):
+        place = arena[at : at + parameter.nbytes].view(parameter.dtype).view(parameter.shape)
+        moved[key] = place.copy_(parameter.detach())
+        at += size
+    for parameter in parameters:
+        key = (parameter.data_ptr(), parameter.dtype, parameter.shape)
+        if key in moved:
+            parameter.data = moved[key]
