@@ -1,8 +1,9 @@
 """The least an answer can take: bytes from the model's own shapes, at a measured bandwidth."""
 
 import pytest
+import torch
 
-from workbench.engine.floor import Floor, weights_bandwidth
+from workbench.engine.floor import Floor, _stretches, weights_bandwidth
 
 
 def test_an_engine_knows_what_it_must_read(engine):
@@ -34,3 +35,14 @@ def test_bandwidth_is_measured_in_the_engines_own_thread(engine, monkeypatch):
     monkeypatch.setattr("workbench.front.weights_bandwidth", measure)
     assert engine.bandwidth > 0 and engine.bandwidth == engine.bandwidth
     assert names == ["workbench"]
+
+
+def test_weights_that_lie_side_by_side_are_read_as_one():
+    arena = torch.arange(4_000, dtype=torch.bfloat16)
+    weights = [arena[2_000:3_000], arena[0:1_000].view(10, 100), arena[1_010:2_000]]
+    apart = [arena[3_600:3_900], torch.ones(7, 2)]
+    found = _stretches([*weights, *apart])
+    assert sorted(part.nbytes for part in found) == [56, 600, 6_000]
+    joined = max(found, key=lambda part: part.nbytes)
+    assert torch.equal(joined.view(torch.bfloat16), arena[:3_000])
+    assert weights_bandwidth(weights) > 0
