@@ -1,13 +1,16 @@
 """The mix's schedule and clock, requests that are batched, and sums over rounds and runs."""
 
 import dataclasses
+import importlib
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from workbench.bench.race import report, tables_more
+from workbench.bench.race.equality import agreed, compared
 from workbench.bench.race.material import make_material
 from workbench.bench.race.options import Options
 from workbench.bench.race.peers.timetable import BAR, QUESTION, Timetable
@@ -62,10 +65,30 @@ def test_a_question_must_see_the_bars_of_its_session_that_were_due_before():
     assert planned.longest == 8 + 2
 
 
-def test_a_rehearsal_has_two_bars_and_a_question_for_each_session(material):
+def test_a_rehearsal_has_two_bars_and_then_two_questions_for_each_session(material):
     planned = rehearsal(material, 3, OPTIONS)
-    assert [due.kind for due in planned.events] == [BAR] * 6 + [QUESTION] * 3
-    assert {due.at for due in planned.events} == {0.0}
+    assert [due.kind for due in planned.events] == [BAR] * 6 + [QUESTION] * 6
+    bars, asked = planned.events[:6], planned.events[6:]
+    assert {due.at for due in bars} == {0.0} and min(due.at for due in asked) > 0
+    for first, second in zip(asked[::2], asked[1::2], strict=True):
+        assert first.session == second.session and first.ids != second.ids
+
+
+def test_questions_differ_from_their_first_words_on_and_are_equally_long(material):
+    assert {len(ids) for ids in material.questions} == {16}
+    assert len({tuple(ids[:3]) for ids in material.questions}) == 5
+    assert len(material.questions_words) == 5
+
+
+def test_a_comparison_that_is_off_once_is_made_again_and_one_that_is_off_twice_is_wrong():
+    right, wrong = {"agrees": True}, {"agrees": False}
+    outcomes = iter([[right, wrong], [right, right]])
+    checks = compared(lambda: next(outcomes))
+    assert (
+        agreed(checks) and [c.get("made_again", False) for c in checks] == [True] * 2 + [False] * 2
+    )
+    assert compared(lambda: [right]) == [right]
+    assert not agreed(compared(lambda: [wrong]))
 
 
 def timetable(planned, **more):
@@ -124,7 +147,7 @@ def by_request(monkeypatch):
     import by_request
 
     yield by_request
-    for name in ("by_request", "wire", "timetable"):
+    for name in ("by_request", "wire", "timetable", "on_vllm"):
         sys.modules.pop(name, None)
 
 
@@ -240,3 +263,18 @@ def test_bars_that_wait_for_a_question_have_no_time():
     run = {"system": "s", "sessions": 8, "processors": 1.0, "events": [event(QUESTION, 1.0), bar]}
     cell = report._mixed(run)
     assert cell["visible_ms"] is None and cell["unfinished_bars"] == 0
+
+
+def test_vllm_log_probabilities_count_where_they_were_asked_for(by_request):
+    """A streaming-input session hands out those of its first chunk with every later one."""
+    on_vllm = importlib.import_module("on_vllm")
+    peer = object.__new__(on_vllm.VLLM)
+
+    def output(name, token, scores):
+        new = SimpleNamespace(token_ids=[token], logprobs=scores)
+        return SimpleNamespace(request_id=name, outputs=[new])
+
+    old = [{5: SimpleNamespace(logprob=-0.25)}]
+    peer._engine = SimpleNamespace(step=lambda: [output("s0", 9, old), output("r1", 5, old)])
+    peer._scored = {"r1"}
+    assert list(peer.step()) == [("s0", [9], []), ("r1", [5], [-0.25])]

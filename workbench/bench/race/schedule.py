@@ -14,6 +14,8 @@ from workbench.bench.race.peers.timetable import BAR, QUESTION
 from workbench.bench.stream import SCHEMA, bars
 from workbench.streams.render import schema_for
 
+PAUSE_S = 0.5  # between the bars and the questions of a rehearsal
+
 
 @dataclass(frozen=True)
 class Due:
@@ -110,7 +112,10 @@ def schedule(material: Material, sessions: int, options: Options) -> Schedule:
 
 
 def rehearsal(material: Material, sessions: int, options: Options) -> Schedule:
-    """Two bars and then a question for each session, all due at once."""
+    """Two bars for each session, all due at once, and later two questions, all due at once.
+
+    Questions at once share whatever an engine keeps of their session; that is where caches mix.
+    """
     streams = [_stream(material, s, options) for s in range(sessions)]
     contexts = [_context(stream, material, options.mix_context) for stream in streams]
     arriving = [
@@ -120,10 +125,10 @@ def rehearsal(material: Material, sessions: int, options: Options) -> Schedule:
     ]
     words, ids = material.questions_words, material.questions
     asked = [
-        Due(0.0, session, QUESTION, ids[session % len(ids)], words[session % len(ids)])
-        for session in range(sessions)
+        Due(PAUSE_S, index // 2, QUESTION, ids[index % len(ids)], words[index % len(ids)])
+        for index in range(2 * sessions)
     ]
-    return Schedule(contexts, [*arriving, *asked], 0.0)
+    return Schedule(contexts, [*arriving, *asked], PAUSE_S)
 
 
 def _stream(material: Material, session: int, options: Options) -> Iterator[list[int]]:

@@ -8,6 +8,7 @@ from typing import Any
 
 from workbench.bench.race import tables_more
 from workbench.bench.race.equality import agreed
+from workbench.bench.race.options import MIX, SINGLE, STANDING
 from workbench.bench.race.plan import CHOICE, OURS, main_answer
 from workbench.bench.race.report import MOST_DRIFT
 from workbench.bench.race.tables_more import ms
@@ -48,9 +49,9 @@ def _peers(result: Mapping[str, Any]) -> list[str]:
     rows = []
     for peer in result["peers"]:
         checks: dict[str, list[dict[str, Any]]] = defaultdict(list)
-        parts = [peer, *(peer[part] for part in ("standing", "mix") if peer.get(part))]
-        for equality in (check for part in parts for check in part["equality"]):
-            checks[equality["system"]].append(equality)
+        for part, of in {SINGLE: peer, STANDING: peer.get(STANDING), MIX: peer.get(MIX)}.items():
+            for equality in of["equality"] if of else ():
+                checks[equality["system"]].append(equality | {"part": part})
         for system in peer["systems"]:
             rows.append([system, _types(peer), *_agreement(checks[system]), _note(peer)])
     heads = ["system", "weights, cache", "differs by", "other tokens", ""]
@@ -63,10 +64,12 @@ def _types(peer: Mapping[str, Any]) -> str:
 
 
 def _agreement(checks: Sequence[dict[str, Any]]) -> tuple[str, str]:
+    """How far a system's answers are off, and where they were wrong; tokens that differ."""
     differences = [c["max_difference"] for c in checks if c["max_difference"] is not None]
     off = f"{max(differences):.3f}" if differences else ""
-    if not agreed(checks):
-        off += " WRONG, not measured"
+    for part, where in ((SINGLE, ""), (STANDING, " as standing questions"), (MIX, " in the mix")):
+        if not agreed([check for check in checks if check["part"] == part]):
+            off += f" WRONG{where}, not measured"
     margins = [item["margin"] for check in checks for item in check["disagreements"]]
     others = f"{len(margins)}, by up to {max(margins):.3f}" if margins else ""
     return off, others

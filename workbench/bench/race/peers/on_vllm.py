@@ -51,6 +51,7 @@ class VLLM(RequestPeer):
             disable_log_stats=True,
         ).llm_engine
         self._number = 0
+        self._scored: set[str] = set()  # whose log-probabilities count; a session repeats old ones
         self._sessions: dict[int, str] = {}  # by stream, what the engine calls it
 
     def about(self) -> dict[str, Any]:
@@ -102,6 +103,8 @@ class VLLM(RequestPeer):
         self._number += 1
         name = f"r{self._number}"
         params = self._sampling(1) if question is None else self._asking(question)
+        if question is not None and question.scored:
+            self._scored.add(name)
         self._engine.add_request(name, {"prompt_token_ids": list(ids)}, params)
         return name
 
@@ -109,10 +112,10 @@ class VLLM(RequestPeer):
         """A step of the engine."""
         for output in self._engine.step():
             new = output.outputs[0]
-            logprobs = [
-                scores[token].logprob
-                for token, scores in zip(new.token_ids, new.logprobs or (), strict=False)
-            ]
+            logprobs = []
+            if output.request_id in self._scored:
+                pairs = zip(new.token_ids, new.logprobs, strict=True)
+                logprobs = [scores[token].logprob for token, scores in pairs]
             yield Piece(output.request_id, new.token_ids, logprobs)
 
     def cancel(self, keys: Sequence[Key]) -> None:
@@ -152,7 +155,11 @@ class VLLM(RequestPeer):
             self._abort()
 
     def _fed(self, ids: Sequence[int], params: Any, question: Question | None = None) -> Reply:
-        return self.answers([self._feed(ids, params)], [question])[0]
+        name = self._feed(ids, params)
+        self._scored.discard(name)
+        if question is not None and question.scored:
+            self._scored.add(name)
+        return self.answers([name], [question])[0]
 
     def _feed(self, ids: Sequence[int], params: Any, stream: int = 0) -> str:
         """A chunk of a session: what `AsyncLLM` does with one, without a wire."""
