@@ -80,15 +80,27 @@ def test_questions_differ_from_their_first_words_on_and_are_equally_long(materia
     assert len(material.questions_words) == 5
 
 
-def test_a_comparison_that_is_off_once_is_made_again_and_one_that_is_off_twice_is_wrong():
-    right, wrong = {"agrees": True}, {"agrees": False}
-    outcomes = iter([[right, wrong], [right, right]])
+def checked(difference, margin=0.0):
+    return {
+        "max_difference": difference, "bound": 0.3, "agrees": difference <= 0.3,
+        "disagreements": [{"margin": margin}] if margin else [],
+    }  # fmt: skip
+
+
+def test_a_comparison_that_is_off_by_little_is_made_again_once():
+    right, off = checked(0.1), checked(0.5)
+    outcomes = iter([[right, off], [right, right]])
     checks = compared(lambda: next(outcomes))
-    assert (
-        agreed(checks) and [c.get("made_again", False) for c in checks] == [True] * 2 + [False] * 2
-    )
+    assert agreed(checks)
+    assert [check.get("made_again", False) for check in checks] == [True, True, False, False]
     assert compared(lambda: [right]) == [right]
-    assert not agreed(compared(lambda: [wrong]))
+    assert not agreed(compared(lambda: [off]))
+
+
+@pytest.mark.parametrize("far", [checked(0.7), checked(0.5, margin=0.7)])
+def test_a_comparison_that_is_off_by_more_than_rounding_is_not_made_again(far):
+    outcomes = iter([[far]])
+    assert not agreed(compared(lambda: next(outcomes)))
 
 
 def timetable(planned, **more):

@@ -108,15 +108,22 @@ class Judge:
 
 
 def compared(compare: Callable[[], list[dict[str, Any]]]) -> list[dict[str, Any]]:
-    """Compare several answers; if one is off, compare others once more.
+    """Compare several answers; if one is off by little, compare others once more.
 
-    Of many answers one may be off by rounding alone, and then others are not; what a wrong cache
-    answers is off again. The checks of a comparison that was made again say so.
+    Of many answers one may be off by more than the bound from rounding alone, though not by twice
+    as much, and then others are not. The checks of a comparison that was made again say so.
     """
     checks = compare()
-    if agreed(checks):
+    if agreed(checks) or any(_far(check) for check in checks):
         return checks
     return [*(check | {"made_again": True} for check in checks), *compare()]
+
+
+def _far(check: dict[str, Any]) -> bool:
+    """Whether an answer is off by more than rounding can explain."""
+    most = 2 * check["bound"]
+    margins = [item["margin"] for item in check["disagreements"]]
+    return (check["max_difference"] or 0.0) > most or max(margins, default=0.0) > most
 
 
 def agreed(checks: Sequence[dict[str, Any]]) -> bool:

@@ -16,7 +16,7 @@ from workbench.bench.race.process import PeerProcess
 def measure(
     course: Course, peer: PeerProcess, system: System, context: int, bars: Iterator[list[int]]
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """One system at one context: two answers of the most questions are compared, then all K timed.
+    """One system at one context: three of the most answers are compared, then all K are timed.
 
     A round that warms up goes before those that count.
 
@@ -91,7 +91,7 @@ def _compare(
     answer: str,
     bars: Iterator[list[int]],
 ) -> list[dict[str, Any]]:
-    """Have the judge score the first and the last of the most questions, after a second bar.
+    """Have the judge score the first, the middle and the last of the most, after a second bar.
 
     Engines that give no shares of choices have theirs compared by single questions alone.
     """
@@ -99,7 +99,7 @@ def _compare(
     rounds = [next(bars), next(bars)]
     found = _ask(course, peer, system, context, answer, num, rounds, 0.0, scored=True)
     length, checks = material.lengths[context], []
-    for which in sorted({0, num - 1}):
+    for which in sorted({0, num // 2, num - 1}):
         reply, asked = found["answers"][which], material.questions[which]
         read = [*rounds[0], *rounds[1]]
         if answer != CHOICE:
