@@ -13,6 +13,8 @@ from typing import Any
 
 import torch
 
+from workbench.cells import pages
+
 PACKAGES = ("workbench", "torch", "transformers", "tokenizers", "numpy", "triton")
 BUFFER_BYTES = 1 << 30  # far beyond any cache
 SPELL = 3  # sums in a row; a process that has just been idle is slow for the first
@@ -59,11 +61,13 @@ def short_name(name: str) -> str:
 def read_bandwidth(repeats: int = 7, num_bytes: int = BUFFER_BYTES) -> float:
     """Bytes per second that torch's threads read: the sum of a large float32 buffer, median.
 
+    The buffer lies in large pages where there are any, as weights, keys and values do.
+
     Args:
         repeats: how many times the buffer is summed, after some that are not counted.
         num_bytes: size of the buffer; the default is far larger than any cache.
     """
-    buffer = torch.ones(num_bytes // 4)
+    buffer = pages.empty([num_bytes // 4], torch.float32).fill_(1)
     for _ in range(SPELL):
         buffer.sum()
     taken = []

@@ -19,7 +19,33 @@ from workbench_kernels import native
 # Builds that `native.Layers` runs: norms, gated SiLU and rotary embedding exactly as in these.
 KNOWN = ("Llama", "Mistral", "Qwen2", "Qwen3")
 PLAIN = ("gate_proj", "up_proj", "down_proj")  # products without a bias
+FIRST_ANGLES = 4096  # positions to begin with
 MOST_ROWS = 128  # with more rows torch's products gain more than what lies between them costs
+
+
+class Angles:
+    """Cosines and sines of rotary embedding, computed by the model's own module, once per position.
+
+    Torch computes even two rows of them with all its threads, and those then wait in a loop for
+    more, on the cores that the compiled kernel needs.
+    """
+
+    def __init__(self, module: Any) -> None:
+        self._module = module
+        kind = str(getattr(module, "rope_type", "dynamic"))
+        self._fixed = "dynamic" not in kind and kind != "longrope"  # those depend on the length
+        self._cos = self._sin = torch.empty(0)
+
+    def of(self, x: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
+        """Cosines and sines ``[rows, dim]`` of positions ``[rows]``, as ``x``'s dtype."""
+        if not self._fixed:
+            cos, sin = self._module(x[None], positions[None])
+            return cos[0].contiguous(), sin[0].contiguous()
+        if (last := int(positions.max())) >= len(self._cos):
+            count = max(2 * len(self._cos), last + 1, FIRST_ANGLES)
+            cos, sin = self._module(x[None], torch.arange(count)[None])
+            self._cos, self._sin = cos[0].contiguous(), sin[0].contiguous()
+        return self._cos[positions], self._sin[positions]
 
 
 class ShortSteps:
@@ -27,6 +53,7 @@ class ShortSteps:
 
     def __init__(self, model: Any, layers: native.Layers) -> None:
         self._body, self._head = model.model, model.lm_head
+        self._angles = Angles(model.model.rotary_emb)
         self._layers = layers
         self._cells: CellTensors | None = None
         self._planes: tuple[list[Tensor], list[Tensor]] = ([], [])
@@ -59,15 +86,13 @@ class ShortSteps:
         """Run a step; logits ``[kept, vocab]``."""
         rows = len(step.slots)
         x = self._body.embed_tokens(step.ids[0, :rows])
-        cos, sin = self._body.rotary_emb(x[None], step.positions[:, :rows])
+        cos, sin = self._angles.of(x, step.positions[0, :rows])
         if self._cells is not step.cells:
             self._cells = step.cells
             order = range(len(step.cells.k))
             self._planes = ([step.cells.k[i] for i in order], [step.cells.v[i] for i in order])
         plans = [step.plan(window) for window in self._layers.windows]
-        self._layers.run(
-            x, cos[0].contiguous(), sin[0].contiguous(), step.slots, *self._planes, plans
-        )
+        self._layers.run(x, cos, sin, step.slots, *self._planes, plans)
         logits: Tensor = self._head(self._body.norm(x[step.keep]))
         return logits
 

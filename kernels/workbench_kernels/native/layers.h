@@ -73,7 +73,7 @@ inline void rotate(const bf16* x, const bf16* cos, const bf16* sin, int64_t dim,
 // A thread's share of x += from . w^T + bias.
 inline void add_product(const bf16* from, int rows, int64_t inner, const bf16* w, const bf16* bias,
                         int64_t outer, bf16* x, int thread, int threads) {
-  product<1>(from, rows, inner, {w}, outer, thread, threads, [&](int64_t n0, int n, const Sums* sums) {
+  product<1>(from, rows, inner, {w}, outer, thread, threads, [&](int64_t n0, int n, const auto& sums) {
     const __m512 extra = bias_of(bias, n0, n);
     store_columns(x, rows, outer, n0, n, [&](int r) {
       alignas(32) bf16 old[4][4] = {};
@@ -90,7 +90,7 @@ inline void gated_product(const bf16* x, int rows, int64_t inner, const bf16* ga
                           int64_t outer, bf16* y, int thread, int threads) {
   const __m512 one = _mm512_set1_ps(1.0f);
   product<2>(x, rows, inner, {gate, up}, outer, thread, threads,
-             [&](int64_t n0, int n, const Sums* sums) {
+             [&](int64_t n0, int n, const auto& sums) {
                store_columns(y, rows, outer, n0, n, [&](int r) {
                  const __m512 g = rounded16(_mm512_load_ps(sums[0][r]));
                  const __m512 u = rounded16(_mm512_load_ps(sums[1][r]));
