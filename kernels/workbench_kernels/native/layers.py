@@ -12,6 +12,7 @@ from torch import Tensor
 from workbench_kernels.native.attention import MAX_DIM, Units
 from workbench_kernels.native.library import Batch, Cells, Layer, Shape, load
 from workbench_kernels.native.linear import MAX_ROWS
+from workbench_kernels.native.openmp import dismiss
 from workbench_kernels.tiles import TilePlan
 
 
@@ -109,6 +110,7 @@ class Layers:
             *(room.data_ptr() for room in self._room),
             most.partial(self.heads, self.dim).data_ptr(), len(x),
         )  # fmt: skip
+        dismiss()
         library.wb_layers(
             ctypes.byref(self._shape), self._layers, self._cells[1], native_plans,
             ctypes.byref(batch), torch.get_num_threads(),
