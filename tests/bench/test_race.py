@@ -11,7 +11,7 @@ import polars as pl
 import pytest
 
 from workbench.bench.__main__ import main
-from workbench.bench.race import command, plan, referee, report, tables
+from workbench.bench.race import command, frames, plan, referee, report, tables
 from workbench.bench.race.material import make_material
 from workbench.bench.race.plan import Cell, Process, System, cells
 from workbench.bench.race.process import PeerFailed, PeerProcess
@@ -344,6 +344,34 @@ def test_the_file_says_what_it_was_measured_with(raced):
     assert result["versions"]["torch"] and result["machine"]["cpu"]
     assert all({"before", "after"} == set(peer["bandwidth"]) for peer in result["peers"])
     assert result["judge"]["is"] == "plain transformers in float32"
+
+
+def test_frames_have_a_row_for_every_cell_and_peer(raced):
+    result, _ = raced
+    cells = frames.cells_frame(result)
+    assert len(cells) == len(result["cells"])
+    ours = cells.filter(system=plan.OURS)
+    assert (ours["times_ours"] == 1).all() and (cells["ms"] >= cells["first_ms"]).all()
+    hits = cells.filter(pl.col("system").str.contains("flash hit"))
+    assert hits["floor_ms"].is_null().all() and (hits["times_ours"] < 1).all()
+    standing = frames.standing_frame(result)
+    assert len(standing) == len(result["standing_cells"])
+    assert (standing.filter(questions=1)["over_fewest"] == 1).all()
+    mix = frames.mix_frame(result)
+    assert len(mix) == len(result["mix_cells"]) and (mix["unanswered"] == 0).all()
+    peers = frames.peers_frame(result)
+    missing = peers.filter(system="absent")
+    assert missing["agrees"].item() is None and "No module" in missing["failed"].item()
+    measured = peers.filter(pl.col("failed").is_null())
+    assert set(measured["system"]) == set(cells["system"]) and measured["agrees"].all()
+    assert measured["differs_by"].max() <= 1e-3
+
+
+def test_frames_of_a_race_without_a_part_are_empty():
+    result = report.summarize(made_up([sample(100, 20.0)]))
+    assert len(frames.cells_frame(result)) == 1
+    assert frames.standing_frame(result).is_empty() and frames.mix_frame(result).is_empty()
+    assert frames.standing_frame(result).columns == list(frames.STANDING)
 
 
 def test_where_things_are_on_a_machine_stays_out_of_the_file():
