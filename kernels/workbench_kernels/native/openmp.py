@@ -15,8 +15,8 @@ SOFT = 1  # omp_pause_soft: what threads keep for themselves may be kept
 def dismiss() -> None:
     """End the OpenMP threads that wait for the calling thread's next parallel operation.
 
-    They are made again when it comes, which takes some 50 microseconds. Waiting, they would spin
-    for milliseconds. Does nothing where there are none, or where torch has another OpenMP.
+    They are made again when it comes. Waiting, they would spin for milliseconds. Does nothing where
+    there are none, or where torch has another OpenMP.
     """
     if (pause := _pause()) is not None:
         pause(SOFT)
