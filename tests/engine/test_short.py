@@ -2,13 +2,15 @@
 
 import pytest
 import torch
+from transformers import LlamaConfig
+from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
 from workbench.cells.pool import CellPool
 from workbench.cells.sequence import Sequence
 from workbench.cells.tensors import CellTensors
 from workbench.engine.batch import Part, Step
 from workbench.engine.model import Decoder
-from workbench.engine.short import MOST_ROWS, ShortSteps
+from workbench.engine.short import MOST_ROWS, Angles, ShortSteps
 from workbench.testing import assert_recomputes, run_until_idle, tiny_model
 from workbench_kernels import native
 
@@ -132,3 +134,20 @@ def test_a_model_with_something_attached_keeps_its_own_code():
     decoder = Decoder(model, "hooked")
     assert decoder.short is None and seen
     assert ShortSteps.of(model, decoder.layers) is None
+
+
+@pytest.mark.parametrize("kind", ["default", "dynamic"])
+def test_angles_are_those_of_the_models_own_module_at_any_position(kind):
+    rope = {"rope_type": kind, "rope_theta": 10_000.0, "factor": 2.0}
+    config = LlamaConfig(
+        hidden_size=64, num_attention_heads=2, head_dim=32, max_position_embeddings=256,
+        rope_parameters=rope,
+    )  # fmt: skip
+    angles = Angles(LlamaRotaryEmbedding(config))
+    x = torch.zeros(2, 64, dtype=torch.bfloat16)
+    for positions in ([0, 7], [4095, 4096], [3, 20_000]):  # before, at and far past the first table
+        at = torch.tensor(positions)
+        expected = LlamaRotaryEmbedding(config)(x[None], at[None])
+        for got, right in zip(angles.of(x, at), expected, strict=True):
+            assert got.dtype == torch.bfloat16
+            assert torch.equal(got, right[0])
