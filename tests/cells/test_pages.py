@@ -54,7 +54,7 @@ def test_a_model_that_moved_computes_the_same_and_what_was_tied_is():
 
     model, ids = Model(), torch.tensor([[1, 5, 2999]])
     want, before = model(ids), {n: p.data_ptr() for n, p in model.named_parameters()}
-    pages.move([model])
+    pages.move(model.parameters())
     after = {n: p.data_ptr() for n, p in model.named_parameters()}
     assert torch.equal(model(ids), want)
     assert model.head.weight is model.embed.weight
@@ -65,5 +65,5 @@ def test_a_model_that_moved_computes_the_same_and_what_was_tied_is():
 def test_a_small_model_stays_where_it_is():
     model = nn.Linear(8, 8)
     before = model.weight.data_ptr()
-    pages.move([model])
+    pages.move(model.parameters())
     assert model.weight.data_ptr() == before

@@ -159,20 +159,58 @@ def test_not_a_number_is_never_swallowed(which):
 
 
 @needs_native
+@pytest.mark.parametrize(("outer", "inner"), [(1, 32), (33, 96), (64, 64), (1000, 160)])
+def test_packed_weights_come_back(outer, inner):
+    weight = torch.randn(outer, inner).bfloat16()
+    packed = native.pack(weight)
+    assert packed.shape == native.packed_shape(outer, inner)
+    assert torch.equal(native.unpack(packed, outer), weight)
+    panel, column = divmod(outer - 1, 32)
+    assert torch.equal(packed[panel, :, column // 16, column % 16].flatten(), weight[-1])
+    assert not packed[-1].permute(1, 2, 0, 3).reshape(32, -1)[column + 1 :].any()  # room to spare
+
+
+@needs_native
+def test_only_what_the_kernel_takes_is_packed():
+    with pytest.raises(ValueError, match="expected bfloat16 and rows in multiples of 32"):
+        native.pack(torch.zeros(4, 48).bfloat16())
+    with pytest.raises(ValueError, match="expected bfloat16"):
+        native.pack(torch.zeros(4, 32))
+
+
+@needs_native
 @pytest.mark.parametrize("bias", [False, True])
-@pytest.mark.parametrize("rows", [1, 2, 3, 4])
+@pytest.mark.parametrize("rows", [1, 2, 5, 12, 13, 31, 128, 129, 300])
 @pytest.mark.parametrize(("outer", "inner"), [(1, 32), (7, 64), (1000, 96), (300, 1024)])
-def test_a_product_of_few_rows(rows, outer, inner, bias):
+def test_a_product(rows, outer, inner, bias):
     generator = torch.Generator().manual_seed(3)
 
     def random(*shape):
         return torch.randn(*shape, generator=generator).to(torch.bfloat16)
 
     x, w, b = random(1, rows, inner), random(outer, inner), random(outer) if bias else None
-    got = native.linear(x, w, b)
+    got = native.linear(x, native.pack(w), b, outer)
     want = x.double() @ w.double().T + (0 if b is None else b.double())
     # One rounding of the result to 8 bits, and float32 sums.
     torch.testing.assert_close(got.double(), want, rtol=2**-8, atol=1e-3)
+
+
+@needs_native
+def test_a_row_of_a_product_is_the_same_bits_beside_any_others():
+    x, w = torch.randn(300, 256).bfloat16(), native.pack(torch.randn(100, 256).bfloat16())
+    whole = native.linear(x, w, None, 100)
+    for rows in (*range(1, 30), 64, 127, 128, 129, 131, 256):
+        assert torch.equal(native.linear(x[:rows], w, None, 100), whole[:rows]), rows
+
+
+@needs_native
+def test_a_product_is_written_where_it_belongs_and_nowhere_else():
+    x, w = torch.randn(3, 32).bfloat16(), torch.randn(40, 32).bfloat16()
+    room = torch.full((3 * 40 + 64,), 7.0).bfloat16()
+    library, packed = native.library.load()[0], native.pack(w)
+    library.wb_linear(x.data_ptr(), packed.data_ptr(), None, room.data_ptr(), 3, 40, 32, 2)
+    assert torch.equal(room[:120].view(3, 40), native.linear(x, packed, None, 40))
+    assert (room[120:] == 7.0).all()
 
 
 def test_what_does_not_fit_goes_to_torch():
@@ -206,20 +244,20 @@ def test_absence_is_said():
 @needs_native
 def test_threads_have_teams_of_their_own():
     """Two engines in one process, and a thread count that changes between calls."""
-    x, w = torch.randn(5, 256).bfloat16(), torch.randn(300, 256).bfloat16()
-    want = native.linear(x, w, None)
+    x, w = torch.randn(5, 256).bfloat16(), native.pack(torch.randn(300, 256).bfloat16())
+    want = native.linear(x, w, None, 300)
     before = torch.get_num_threads()
 
     def work(threads):
         torch.set_num_threads(threads)
-        return all(torch.equal(native.linear(x, w, None), want) for _ in range(50))
+        return all(torch.equal(native.linear(x, w, None, 300), want) for _ in range(50))
 
     try:
         with ThreadPoolExecutor(3) as pool:
             assert all(pool.map(work, [1, 2, 3, 2, 1, 3]))
     finally:
         torch.set_num_threads(before)
-    assert torch.equal(native.linear(x, w, None), want)
+    assert torch.equal(native.linear(x, w, None, 300), want)
 
 
 @needs_native
@@ -228,11 +266,11 @@ def test_a_forked_process_makes_a_team_of_its_own():
 import os, torch
 from workbench_kernels import native
 torch.set_num_threads(2)
-x, w = torch.ones(1, 64).bfloat16(), torch.ones(8, 64).bfloat16()
-assert native.linear(x, w, None).sum() == 512
+x, w = torch.ones(1, 64).bfloat16(), native.pack(torch.ones(8, 64).bfloat16())
+assert native.linear(x, w, None, 8).sum() == 512
 if child := os.fork():
     raise SystemExit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
-os._exit(0 if native.linear(x, w, None).sum() == 512 else 3)
+os._exit(0 if native.linear(x, w, None, 8).sum() == 512 else 3)
 """
     done = subprocess.run([sys.executable, "-c", code], timeout=60, check=False)
     assert done.returncode == 0

@@ -29,9 +29,9 @@ def empty(shape: Sequence[int], dtype: torch.dtype, device: str = "cpu") -> Tens
     return whole[start : start + num_bytes].view(dtype).view(tuple(shape))
 
 
-def move(modules: Iterable[nn.Module]) -> None:
-    """Move the CPU parameters of modules into large pages; what was tied stays tied."""
-    parameters = [p for module in modules for p in module.parameters() if p.device.type == "cpu"]
+def move(parameters: Iterable[nn.Parameter]) -> None:
+    """Move CPU parameters into large pages; what was tied stays tied."""
+    parameters = [p for p in parameters if p.device.type == "cpu"]
     by_storage = {(p.data_ptr(), p.dtype, p.shape): p for p in parameters if p.is_contiguous()}
     sizes = [-(-p.nbytes // LINE) * LINE for p in by_storage.values()]
     if sum(sizes) < 2 * LARGE:

@@ -36,9 +36,9 @@ class Floor:
     def of(cls, model: PreTrainedModel) -> Floor:
         """The floor of a loaded transformers decoder."""
         config = model.config.get_text_config(decoder=True)
-        table = model.get_input_embeddings().weight
+        table = next(model.get_input_embeddings().parameters())
         head = model.get_output_embeddings()
-        is_tied = head is not None and head.weight is table
+        is_tied = head is not None and any(p is table for p in head.parameters())
         weights = [p for p in model.parameters() if p is not table or is_tied]
         heads = config.num_key_value_heads
         dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads

@@ -19,7 +19,7 @@ from workbench.cells.pool import CellPool
 from workbench.cells.sequence import Sequence
 from workbench.cells.tensors import CellTensors, LayerShape
 from workbench.engine.batch import Part, Step
-from workbench.engine.linear import quicken
+from workbench.engine.linear import pack
 from workbench.engine.short import ShortSteps
 from workbench.errors import ModelError, UnsupportedModel
 
@@ -129,9 +129,10 @@ class Decoder:
         self.short: ShortSteps | None = None
         with _refusals(name):
             self.layers = self._survey()
-            pages.move([self.model])
+            pack(self.model)
+            others = [p for name, p in self.model.named_parameters() if "packed" not in name]
+            pages.move(others)
             self.short = ShortSteps.of(self.model, self.layers)
-            quicken(self.model)
             self._prove()
 
     @property

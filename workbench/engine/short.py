@@ -11,16 +11,17 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from workbench.cells.tensors import CellTensors, LayerShape
+from workbench.engine.linear import PackedLinear
 from workbench_kernels import native
 
 # Builds that `native.Layers` runs: norms, gated SiLU and rotary embedding exactly as in these.
 KNOWN = ("Llama", "Mistral", "Qwen2", "Qwen3")
 PLAIN = ("gate_proj", "up_proj", "down_proj")  # products without a bias
 FIRST_ANGLES = 4096  # positions to begin with
-MOST_ROWS = 128  # with more rows torch's products gain more than what lies between them costs
+MOST_ROWS = native.MAX_ROWS
 
 
 class Angles:
@@ -63,7 +64,7 @@ class ShortSteps:
         """Those of a model, or None where its build is not known or the kernel is not there.
 
         Args:
-            model: a transformers model, before anything of it is replaced.
+            model: a transformers model, its products packed.
             shapes: what each of its layers keeps, and the layer's window.
         """
         if not native.available() or not _is_known(model):
@@ -112,7 +113,7 @@ def _is_known(model: Any) -> bool:
     return (
         model.config.hidden_act in ("silu", "swish")
         and {type(layer).__name__ for layer in layers} == {f"{name}DecoderLayer"}
-        and all(type(m) is nn.Linear for layer in layers for m in _products(layer).values())
+        and all(type(m) is PackedLinear for layer in layers for m in _products(layer).values())
         and all(getattr(x.mlp, n).bias is None for x in layers for n in PLAIN)
     )
 
@@ -128,7 +129,7 @@ def _products(layer: Any) -> dict[str, Any]:
 def _tensors(layer: Any) -> dict[str, Tensor]:
     """A layer's weights by the kernel's names."""
     products = _products(layer)
-    tensors = {name: module.weight for name, module in products.items()}
+    tensors = {name: module.packed for name, module in products.items()}
     tensors |= {f"{n}_bias": m.bias for n, m in products.items() if m.bias is not None}
     tensors |= {"before": layer.input_layernorm.weight}
     tensors |= {"after": layer.post_attention_layernorm.weight}

@@ -1,5 +1,5 @@
-// What Python calls, for bfloat16 on x86 with AVX512-BF16: attention over a tile plan, products of few
-// rows, and all layers of a decoder in one call (`layers.h`).
+// What Python calls, for bfloat16 on x86 with AVX512-BF16: attention over a tile plan, products,
+// and all layers of a decoder in one call (`layers.h`).
 //
 // Built by the normal install where the compiler can; `native/library.py` loads it, and says so where
 // it cannot. No Python and no torch headers: plain C functions on pointers.
@@ -28,12 +28,20 @@ void wb_attend(const Plan* plan, const Heads* heads, int threads) {
   });
 }
 
-// y[r][n] = x[r] . w[n] (+ bias[n]); x: [rows][inner], w: [outer][inner], y: [rows][outer]; inner a
-// multiple of 32, rows at most MOST_ROWS.
-void wb_linear(const bf16* x, const bf16* w, const bf16* bias, bf16* y, int rows, int64_t outer,
+// Pack w [outer][inner] as `linear.h` says; inner a multiple of 32.
+void wb_pack(const bf16* w, int64_t outer, int64_t inner, bf16* to, int threads) {
+  Team::of(threads).run([&](int thread) {
+    const Share own(panels(outer), thread, threads);
+    pack(w, outer, inner, own.first, own.last, to);
+  });
+}
+
+// y[r][n] = x[r] . w[n] (+ bias[n]); x: [rows][inner], w packed, y: [rows][outer].
+void wb_linear(const bf16* x, const bf16* w, const bf16* bias, bf16* y, int64_t rows, int64_t outer,
                int64_t inner, int threads) {
-  Team::of(threads).run(
-      [&](int thread) { project(x, rows, inner, w, bias, outer, y, thread, threads); });
+  Team::of(threads).run([&](int thread) {
+    project(x, rows, inner, w, bias, outer, y, Share(panels(outer), thread, threads));
+  });
 }
 
 void wb_layers(const Shape* shape, const Layer* layers, const Cells* cells, const Plan* plans,

@@ -14,7 +14,8 @@ struct Shape {
   float eps;
 };
 
-// Weights of one layer, as torch has them; null where a model has none. plan: which of the plans.
+// Weights of one layer, of the products packed (`linear.h`); null where a model has none. plan: which of
+// the plans.
 struct Layer {
   const bf16 *before, *q, *k, *v, *q_bias, *k_bias, *v_bias, *q_norm, *k_norm, *out, *out_bias;
   const bf16 *after, *gate, *up, *down;
@@ -70,34 +71,53 @@ inline void rotate(const bf16* x, const bf16* cos, const bf16* sin, int64_t dim,
   std::memcpy(to, turned, sizeof(bf16) * dim);
 }
 
-// A thread's share of x += from . w^T + bias.
+// Panels of x += from . w^T + bias; outer a multiple of COLUMNS, as are all sizes here.
 inline void add_product(const bf16* from, int rows, int64_t inner, const bf16* w, const bf16* bias,
-                        int64_t outer, bf16* x, int thread, int threads) {
-  product<1>(from, rows, inner, {w}, outer, thread, threads, [&](int64_t n0, int n, const auto& sums) {
-    const __m512 extra = bias_of(bias, n0, n);
-    store_columns(x, rows, outer, n0, n, [&](int r) {
-      alignas(32) bf16 old[4][4] = {};
-      for (int i = r; i < std::min(rows, r + 4); i++)
-        std::memcpy(old[i - r], x + i * outer + n0, sizeof(bf16) * n);
-      const __m512 sum = rounded16(_mm512_add_ps(_mm512_load_ps(sums[0][r]), extra));
-      return _mm512_add_ps(load16(old[0]), sum);
-    });
+                        int64_t outer, bf16* x, const Share& own) {
+  product<1>(from, rows, inner, {w}, own, [&](int64_t n0, const auto& sums) {
+    for (int v = 0; v < VECTORS; v++) {
+      const __m512 extra = bias ? load16(bias + n0 + 16 * v) : _mm512_setzero_ps();
+      for (int r = 0; r < rows; r++) {
+        bf16* to = x + r * outer + n0 + 16 * v;
+        const __m512 sum = _mm512_add_ps(_mm512_load_ps(sums[0][r] + 16 * v), extra);
+        store16(to, _mm512_add_ps(load16(to), rounded16(sum)));
+      }
+    }
   });
 }
 
-// A thread's share of y = silu(x . gate^T) * (x . up^T).
+// Panels of y = silu(x . gate^T) * (x . up^T).
 inline void gated_product(const bf16* x, int rows, int64_t inner, const bf16* gate, const bf16* up,
-                          int64_t outer, bf16* y, int thread, int threads) {
+                          int64_t outer, bf16* y, const Share& own) {
   const __m512 one = _mm512_set1_ps(1.0f);
-  product<2>(x, rows, inner, {gate, up}, outer, thread, threads,
-             [&](int64_t n0, int n, const auto& sums) {
-               store_columns(y, rows, outer, n0, n, [&](int r) {
-                 const __m512 g = rounded16(_mm512_load_ps(sums[0][r]));
-                 const __m512 u = rounded16(_mm512_load_ps(sums[1][r]));
-                 const __m512 below = _mm512_add_ps(one, exp16(_mm512_sub_ps(_mm512_setzero_ps(), g)));
-                 return _mm512_mul_ps(rounded16(_mm512_div_ps(g, below)), u);
-               });
-             });
+  product<2>(x, rows, inner, {gate, up}, own, [&](int64_t n0, const auto& sums) {
+    for (int r = 0; r < rows; r++)
+      for (int v = 0; v < VECTORS; v++) {
+        const __m512 g = rounded16(_mm512_load_ps(sums[0][r] + 16 * v));
+        const __m512 u = rounded16(_mm512_load_ps(sums[1][r] + 16 * v));
+        const __m512 below = _mm512_add_ps(one, exp16(_mm512_sub_ps(_mm512_setzero_ps(), g)));
+        store16(y + r * outer + n0 + 16 * v,
+                _mm512_mul_ps(rounded16(_mm512_div_ps(g, below)), u));
+      }
+  });
+}
+
+// Queries, keys and values: their panels are shared out as if they were one matrix.
+inline void project_all(const Shape& shape, const Layer& layer, const Batch& batch, int thread,
+                        int threads) {
+  const int64_t queries = shape.heads * shape.dim, keys = shape.kv_heads * shape.dim;
+  const Share own(panels(queries) + 2 * panels(keys), thread, threads);
+  int64_t begin = 0;
+  const auto part = [&](const bf16* w, const bf16* bias, int64_t outer, bf16* y) {
+    Share mine(0, 0, 1);
+    mine.first = std::max<int64_t>(own.first - begin, 0);
+    mine.last = std::min(own.last - begin, panels(outer));
+    project(batch.normed, batch.rows, shape.hidden, w, bias, outer, y, mine);
+    begin += panels(outer);
+  };
+  part(layer.q, layer.q_bias, queries, batch.q);
+  part(layer.k, layer.k_bias, keys, batch.k);
+  part(layer.v, layer.v_bias, keys, batch.v);
 }
 
 inline void run_layer(const Shape& shape, const Layer& layer, const Cells& cells, const Plan& plan,
@@ -111,9 +131,7 @@ inline void run_layer(const Shape& shape, const Layer& layer, const Cells& cells
   for (int64_t r = own.first; r < own.last; r++)
     norm(batch.x + r * hidden, layer.before, shape.eps, hidden, batch.normed + r * hidden);
   team.meet();
-  project(batch.normed, rows, hidden, layer.q, layer.q_bias, queries, batch.q, thread, threads);
-  project(batch.normed, rows, hidden, layer.k, layer.k_bias, keys, batch.k, thread, threads);
-  project(batch.normed, rows, hidden, layer.v, layer.v_bias, keys, batch.v, thread, threads);
+  project_all(shape, layer, batch, thread, threads);
   team.meet();
   const int64_t lanes = shape.heads + shape.kv_heads;
   const Share items(rows * lanes, thread, threads);
@@ -137,16 +155,16 @@ inline void run_layer(const Shape& shape, const Layer& layer, const Cells& cells
          {batch.q, cells.k, cells.v, batch.attended, batch.partial, nullptr, cells.plane, rows,
           int(shape.heads), int(shape.kv_heads), int(dim), layer.scale},
          packed, team, thread);
-  add_product(batch.attended, rows, queries, layer.out, layer.out_bias, hidden, batch.x, thread,
-              threads);
+  const Share outs(panels(hidden), thread, threads);
+  add_product(batch.attended, rows, queries, layer.out, layer.out_bias, hidden, batch.x, outs);
   team.meet();
   for (int64_t r = own.first; r < own.last; r++)
     norm(batch.x + r * hidden, layer.after, shape.eps, hidden, batch.normed + r * hidden);
   team.meet();
-  gated_product(batch.normed, rows, hidden, layer.gate, layer.up, shape.inner, batch.gated, thread,
-                threads);
+  gated_product(batch.normed, rows, hidden, layer.gate, layer.up, shape.inner, batch.gated,
+                Share(panels(shape.inner), thread, threads));
   team.meet();
-  add_product(batch.gated, rows, shape.inner, layer.down, nullptr, hidden, batch.x, thread, threads);
+  add_product(batch.gated, rows, shape.inner, layer.down, nullptr, hidden, batch.x, outs);
   team.meet();
 }
 

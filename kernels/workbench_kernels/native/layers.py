@@ -11,7 +11,7 @@ from torch import Tensor
 
 from workbench_kernels.native.attention import MAX_DIM, Units
 from workbench_kernels.native.library import Batch, Cells, Layer, Shape, load
-from workbench_kernels.native.linear import MAX_ROWS
+from workbench_kernels.native.linear import COLUMNS, MAX_ROWS
 from workbench_kernels.native.openmp import dismiss
 from workbench_kernels.tiles import TilePlan
 
@@ -21,10 +21,10 @@ class LayerWeights:
     """One layer as Llama, Mistral and Qwen define it; all bfloat16, contiguous.
 
     Attributes:
-        tensors: by name, see ``layers.h``: before, after ``[hidden]`` (norms); q ``[heads * dim,
-            hidden]``, k, v ``[kv_heads * dim, hidden]``, out ``[hidden, heads * dim]``, their
-            biases or none; q_norm, k_norm ``[dim]`` or none; gate, up ``[inner, hidden]``, down
-            ``[hidden, inner]``.
+        tensors: by name, see ``layers.h``: before, after ``[hidden]`` (norms); packed weights (see
+            `linear`) q ``[heads * dim, hidden]``, k, v ``[kv_heads * dim, hidden]``, out ``[hidden,
+            heads * dim]``, gate, up ``[inner, hidden]``, down ``[hidden, inner]``; biases or none;
+            q_norm, k_norm ``[dim]`` or none.
         scale: factor on attention scores.
         window: sliding window in positions; None: full attention.
     """
@@ -48,7 +48,8 @@ class Layers:
             msg = f"expected layers of one shape, got {len(shapes)}"
             raise ValueError(msg)
         first = layers[0].tensors
-        (inner, hidden), queries, keys = first["gate"].shape, len(first["q"]), len(first["k"])
+        hidden, keys = len(first["before"]), COLUMNS * len(first["k"])
+        inner, queries = (2 * first[name].shape[1] for name in ("down", "out"))
         if dim > MAX_DIM or any(size % 32 for size in (dim, hidden, inner)):
             msg = f"expected sizes in multiples of 32, got {hidden}, {inner} and heads of {dim}"
             raise ValueError(msg)

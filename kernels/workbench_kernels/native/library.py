@@ -82,7 +82,8 @@ def load() -> tuple[ctypes.CDLL | None, str]:
         return None, "the processor has no AVX512-BF16"
     takes = {
         "wb_attend": [Pointer, Pointer, Integer],
-        "wb_linear": [*[Pointer] * 4, Integer, Long, Long, Integer],
+        "wb_pack": [Pointer, Long, Long, Pointer, Integer],
+        "wb_linear": [*[Pointer] * 4, Long, Long, Long, Integer],
         "wb_layers": [*[Pointer] * 5, Integer],
     }
     for name, arguments in takes.items():
