@@ -6,8 +6,10 @@ Most Linux systems give larger ones only to memory that asks for them.
 
 from __future__ import annotations
 
+import ctypes
 import math
 import mmap
+import sys
 from collections.abc import Iterable, Sequence
 
 import torch
@@ -15,6 +17,7 @@ from torch import Tensor, nn
 
 LARGE = 2 << 20  # bytes of a large page on x86 and most others
 LINE = 64  # bytes of a cache line, where each tensor begins
+POPULATE_WRITE = 23  # MADV_POPULATE_WRITE, of Linux 5.14 and newer
 
 
 def empty(shape: Sequence[int], dtype: torch.dtype, device: str = "cpu") -> Tensor:
@@ -27,6 +30,18 @@ def empty(shape: Sequence[int], dtype: torch.dtype, device: str = "cpu") -> Tens
     whole = torch.frombuffer(memory, dtype=torch.uint8)
     start = -whole.data_ptr() % LARGE
     return whole[start : start + num_bytes].view(dtype).view(tuple(shape))
+
+
+def populate(tensor: Tensor) -> None:
+    """Have the system find memory for a contiguous CPU tensor now; its contents stay.
+
+    Memory that was asked for comes when it is first written, a page at a time, and for the large
+    pages of a virtual machine each takes milliseconds. Does nothing where the system cannot.
+    """
+    if tensor.device.type != "cpu" or not tensor.nbytes:
+        return
+    start = tensor.data_ptr() // mmap.PAGESIZE * mmap.PAGESIZE
+    _madvise(start, tensor.data_ptr() + tensor.nbytes - start, POPULATE_WRITE)
 
 
 def move(parameters: Iterable[nn.Parameter]) -> None:
@@ -46,3 +61,11 @@ def move(parameters: Iterable[nn.Parameter]) -> None:
         key = (parameter.data_ptr(), parameter.dtype, parameter.shape)
         if key in moved:
             parameter.data = moved[key]
+
+
+def _madvise(start: int, length: int, advice: int) -> None:
+    """``madvise(2)``, which Python has only for its own maps; other threads go on meanwhile."""
+    if sys.platform == "linux":
+        call = ctypes.CDLL(None).madvise
+        call.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
+        call(start, length, advice)  # what cannot be had now comes later, as without it

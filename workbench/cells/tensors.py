@@ -37,6 +37,17 @@ class CellTensors:
         self.k = {i: empty(shape.kv_heads, shape.k_dim) for i, shape in layers.items()}
         self.v = {i: empty(shape.kv_heads, shape.v_dim) for i, shape in layers.items()}
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all cells in all layers."""
+        return sum(tensor.nbytes for tensor in [*self.k.values(), *self.v.values()])
+
+    def populate(self, start: int, end: int) -> None:
+        """Have the system find memory for cells ``start .. end`` now, in every layer."""
+        for i, k in self.k.items():
+            for plane in (*k, *self.v[i]):
+                pages.populate(plane[start:end])
+
     def zero(self) -> None:
         """Make every cell finite, for measurements that read cells nobody has written."""
         for tensor in [*self.k.values(), *self.v.values()]:

@@ -219,6 +219,7 @@ class Admission:
         self.core.scheduler.add(session.work, Kind.INGEST)
         if has_room:
             self._move_in(session)
+        self.core.warmer.want(self.promised(), self.core.watermark)
         return session
 
     def _refusal(self, spec: SessionSpec) -> str:

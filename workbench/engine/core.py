@@ -9,6 +9,7 @@ from workbench.cells.pool import CellPool, Span
 from workbench.cells.prefix import PrefixIndex
 from workbench.cells.sequence import Sequence
 from workbench.cells.tensors import CellTensors
+from workbench.cells.warm import Warmer
 from workbench.engine.model import Decoder
 from workbench.engine.tokens import Tokens
 from workbench.engine.work import Ingest, Question, Rebuild
@@ -35,6 +36,7 @@ class Core:
         self.tokens = tokens
         self.pool = CellPool(num_cells)
         self.cells = CellTensors(decoder.layers, num_cells, decoder.dtype, decoder.device)
+        self.warmer = Warmer(self.cells, num_cells)
         self.watermark = watermark
         self.scratch = 0
         self.num_steps = 0

@@ -241,6 +241,7 @@ class StepEngine:
         with self._gate:
             if self._closed is None:
                 self._closed = EngineClosed(reason)
+        self.core.warmer.close()
         self._wake.set()
         thread = self._thread
         if thread is None:
