@@ -31,7 +31,7 @@ class StepLimits:
     """
 
     tokens: int = 256
-    target_ms: float = 50.0
+    target_ms: float = 20.0
     ingest_floor: int = 8
     quantum: int = 64
     flash_share: int = 64
