@@ -28,7 +28,8 @@ class Answer(Completion):
         question: the words that were asked.
         text: the answer so far.
         choice, probabilities: for a closed question, the likeliest choice and each one's
-            probability (they sum to 1).
+            probability (they sum to 1), the model's own.
+        calibrated: those probabilities as the model's folder says they come true.
         token_ids, logprobs: the answer's tokens and the model's natural-log probability of each.
         version, position, row: the session's version, tokens and rows it was computed at.
         at: the earlier moment that was asked for, if one was.
@@ -45,10 +46,10 @@ class Answer(Completion):
 
     __slots__ = (
         "_context", "_new_text", "_num_context", "_on_cancel", "_question_ids", "accepted",
-        "asked_at", "at", "cancelled", "choice", "context", "drafted", "finish_reason",
-        "from_flash", "logprobs", "position", "probabilities", "question", "queue_ms", "row",
-        "session_name", "shared_tokens", "stateless", "text", "time", "token_ids", "total_ms",
-        "ttft_ms", "version",
+        "asked_at", "at", "cancelled", "choice", "choice_temperature", "context", "drafted",
+        "finish_reason", "from_flash", "logprobs", "position", "probabilities", "question",
+        "queue_ms", "row", "session_name", "shared_tokens", "stateless", "text", "time",
+        "token_ids", "total_ms", "ttft_ms", "version",
     )  # fmt: skip
 
     def __init__(self, question: str, session_name: str) -> None:
@@ -58,6 +59,7 @@ class Answer(Completion):
         self.text = ""
         self.choice: str | None = None
         self.probabilities: dict[str, float] = {}
+        self.choice_temperature = 1.0
         self.token_ids: list[int] = []
         self.logprobs: list[float] = []
         self.version = -1
@@ -89,6 +91,19 @@ class Answer(Completion):
         if not self.logprobs:
             return 0.0
         return math.exp(sum(self.logprobs) / len(self.logprobs))
+
+    @property
+    def calibrated(self) -> dict[str, float]:
+        """``probabilities`` at the temperature that makes them agree with how often they are right.
+
+        It is the ``temperature`` of the ``calibration.json`` in the model's folder, fitted on
+        questions whose truth was known; without that file these are ``probabilities``. Their order
+        is the same.
+        """
+        power = 1 / self.choice_temperature
+        grown = {choice: chance**power for choice, chance in self.probabilities.items()}
+        total = sum(grown.values())
+        return {choice: chance / total for choice, chance in grown.items()}
 
     @property
     def input_ids(self) -> list[int]:
@@ -210,11 +225,18 @@ class Answer(Completion):
             self._new_text.notify_all()
 
     def choose(
-        self, probabilities: dict[str, float], token_ids: list[int], lp: list[float]
+        self,
+        probabilities: dict[str, float],
+        token_ids: list[int],
+        lp: list[float],
+        temperature: float = 1.0,
     ) -> None:
-        """The outcome of a closed question; ``token_ids`` and ``lp`` are the winner's."""
+        """The outcome of a closed question; ``token_ids`` and ``lp`` are the winner's.
+
+        ``temperature`` is the one that calibrates it.
+        """
         self.ttft_ms = self._since_ask()
-        self.probabilities = probabilities
+        self.probabilities, self.choice_temperature = probabilities, temperature
         self.choice = max(probabilities, key=lambda c: probabilities[c])
         self.token_ids, self.logprobs = token_ids, lp
         self.show(self.choice)
@@ -235,6 +257,7 @@ class Answer(Completion):
         """A finished copy of this flash answer, for an ask made at ``asked_at`` (perf_counter)."""
         copy = Answer(self.question, self.session_name)
         copy.text, copy.choice, copy.probabilities = self.text, self.choice, self.probabilities
+        copy.choice_temperature = self.choice_temperature
         copy.token_ids, copy.logprobs = self.token_ids, self.logprobs
         copy.version, copy.position, copy.row = self.version, self.position, self.row
         copy.context = self.context

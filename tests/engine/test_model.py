@@ -28,6 +28,38 @@ def test_a_folder_written_by_save_pretrained_loads_and_answers(tmp_path):
         assert_recomputes(model, answer, 1e-4)
 
 
+def test_a_folder_with_a_calibration_gives_calibrated_choices(tmp_path):
+    save(tmp_path, *tiny_model())
+    (tmp_path / "calibration.json").write_text('{"temperature": 0.5}')
+    with wb.Engine(tmp_path, cells=512, dtype="float32") as engine:
+        session = engine.open("s", cells=100)
+        session.push("some data")
+        answer = session.ask("which?", choices=["up", "down"])
+        up, down = answer.probabilities.values()
+        total = up**2 + down**2
+        assert answer.calibrated == pytest.approx({"up": up**2 / total, "down": down**2 / total})
+        assert list(answer.calibrated) == list(answer.probabilities)
+
+
+def test_without_a_calibration_choices_are_the_models_own():
+    with wb.Engine(tiny_model(), cells=512) as engine:
+        session = engine.open("s", cells=100)
+        session.push("some data")
+        answer = session.ask("which?", choices=["up", "down"])
+        assert answer.calibrated == pytest.approx(answer.probabilities)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["{", "{}", "[]", '{"temperature": 0}', '{"temperature": "hot"}', '{"temperature": NaN}'],
+)
+def test_a_calibration_without_a_temperature(tmp_path, text):
+    save(tmp_path, *tiny_model())
+    (tmp_path / "calibration.json").write_text(text)
+    with pytest.raises(ModelError, match=r"calibration\.json: expected .*temperature"):
+        load(tmp_path, "float32", "cpu")
+
+
 def test_a_folder_without_a_tokenizer(tmp_path):
     save(tmp_path, tiny_model()[0])
     with pytest.raises(ModelError, match="tokenizer.json"):

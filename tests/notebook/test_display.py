@@ -59,6 +59,13 @@ def test_an_answer_shows_its_text_and_its_latency():
 def test_a_closed_answer_shows_every_choice():
     chosen = answer(choice="up", probabilities={"up": 0.75, "down": 0.25}, total_ms=8.0)
     assert words(answer_html(chosen)).startswith("up 75.0% down 25.0% 8.0 ms confidence 0.75")
+    assert "calibrated" not in answer_html(chosen)
+
+
+def test_a_calibrated_answer_says_so_under_the_pointer():
+    chosen = answer(choice="up", probabilities={"up": 0.8, "down": 0.2}, choice_temperature=2.0)
+    assert chosen.calibrated == pytest.approx({"up": 2 / 3, "down": 1 / 3})
+    assert 'title="calibrated 66.7%"' in answer_html(chosen)
 
 
 def test_a_flash_hit_a_stopped_and_a_failed_answer_say_so():

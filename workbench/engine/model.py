@@ -20,6 +20,7 @@ from workbench.cells.sequence import Sequence
 from workbench.cells.tensors import CellTensors, LayerShape
 from workbench.engine.batch import Part, Step
 from workbench.engine.linear import pack
+from workbench.engine.sampler import stored_temperature
 from workbench.engine.short import ShortSteps
 from workbench.errors import ModelError, UnsupportedModel
 
@@ -117,6 +118,8 @@ class Decoder:
         layers: what each attention layer keeps per token.
         max_positions: the most positions the model is made for.
         short: runs short steps in one compiled call; None where transformers' code runs them.
+        choice_temperature: makes the probabilities of choices say how often they are right; 1
+            where the model's folder has no ``calibration.json``.
     """
 
     def __init__(self, model: Any, name: str) -> None:
@@ -127,6 +130,7 @@ class Decoder:
         self.dtype: torch.dtype = model.dtype
         self.max_positions: int = getattr(self.config, "max_position_embeddings", None) or 2**31
         self.short: ShortSteps | None = None
+        self.choice_temperature = 1.0
         with _refusals(name):
             self.layers = self._survey()
             pack(self.model)
@@ -372,7 +376,10 @@ def load(
         msg = f"model {str(source)!r} cannot be loaded: {_first_line(error)}"
         raise ModelError(msg) from error
     at(CHECK)
-    return Decoder(model.to(device), name), tokenizer
+    decoder = Decoder(model.to(device), name)
+    if folder.is_dir():
+        decoder.choice_temperature = stored_temperature(folder)
+    return decoder, tokenizer
 
 
 def _load_tokenizer(source: str | Path) -> Any:

@@ -243,7 +243,8 @@ class Questions:
         chances, logprobs = score_choices(logits[0], rows, question.choices)
         best = max(range(len(chances)), key=chances.__getitem__)
         question.answer.choose(dict(zip(question.choice_texts, chances, strict=True)),
-                               question.choices[best], logprobs[best])  # fmt: skip
+                               question.choices[best], logprobs[best],
+                               self.core.decoder.choice_temperature)  # fmt: skip
         self.end(question, "choice")
 
     def _commit_decode(self, question: Question, logits: Tensor) -> None:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import math
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from workbench.errors import QuestionError
+from workbench.errors import ModelError, QuestionError
+
+CALIBRATION = "calibration.json"
 
 
 @dataclass(frozen=True)
@@ -94,3 +98,25 @@ def score_choices(
         logprobs.append([float(first[ids[0]]), *after])
     totals = torch.tensor([sum(lp) for lp in logprobs], dtype=torch.float64)
     return torch.softmax(totals, dim=0).tolist(), logprobs
+
+
+def stored_temperature(folder: Path) -> float:
+    """What divides choices' log-probabilities to calibrate them, as ``folder`` says; else 1.
+
+    Raises:
+        ModelError: its ``calibration.json`` has no temperature above 0.
+    """
+    file = folder / CALIBRATION
+    if not file.exists():
+        return 1.0
+    try:
+        temperature = float(json.loads(file.read_text())["temperature"])
+    except (ValueError, KeyError, TypeError) as error:
+        temperature = math.nan
+        cause: Exception | None = error
+    else:
+        cause = None
+    if not 0 < temperature < math.inf:
+        msg = f'{file}: expected {{"temperature": 1.2}} with a number above 0; repair or remove it'
+        raise ModelError(msg) from cause
+    return temperature

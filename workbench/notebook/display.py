@@ -49,7 +49,7 @@ def answer_html(answer: Answer) -> str:
         f"{words}{cursor}</div>"
     )
     if answer.choice is not None:
-        body = _choices_html(answer.probabilities, answer.choice)
+        body = _choices_html(answer)
     first, *others = _numbers(answer)
     badges = badge(first, colour_of(2 if answer.from_flash else 0))
     badges += "".join(badge(words) for words in others)
@@ -304,14 +304,17 @@ def _as_of(answer: Answer) -> str:
     return said if answer.at.number >= 0 or answer.row < 0 else f"{said}, row {answer.row:,}"
 
 
-def _choices_html(probabilities: dict[str, float], choice: str) -> str:
+def _choices_html(answer: Answer) -> str:
+    """Each choice and its probability, over which the pointer reads the calibrated one."""
     rows = []
-    for index, (name, chance) in enumerate(probabilities.items()):
-        weight = "bold" if name == choice else "normal"
+    calibrated = answer.calibrated if answer.choice_temperature != 1 else {}
+    for index, (name, chance) in enumerate(answer.probabilities.items()):
+        weight = "bold" if name == answer.choice else "normal"
+        hint = f' title="calibrated {calibrated[name]:.1%}"' if calibrated else ""
         rows.append(
             f'<div style="overflow-wrap:anywhere;font-weight:{weight};color:{INK}">{text(name)}'
             f'</div><div style="align-self:center">{share_bar([chance], [colour_of(index)], 8)}'
-            f'</div><div style="color:{FAINT}">{chance:.1%}</div>'
+            f'</div><div style="color:{FAINT}"{hint}>{chance:.1%}</div>'
         )
     return (
         '<div style="display:grid;grid-template-columns:minmax(3em,max-content) minmax(80px,220px) '
