@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 
 from workbench.cells.pool import CellPool
@@ -15,6 +16,7 @@ from workbench.scheduler.scheduler import StepLimits
 SIZES = (1, 4, 16, 32, 64, 128, 256, 512)
 SMALLEST_STEP = 64  # tokens; a step of fewer would be mostly overhead outside the model
 ENOUGH = 1.1  # a step is large enough once its time per token is within this of the best
+SETTLED = 0.95  # of the best so far: with so little gained, larger steps are not tried
 TIME_LIMIT_S = 1.0  # large models: what has been measured by then must do
 REPEATS = 3
 
@@ -42,6 +44,7 @@ def calibrate(decoder: Decoder) -> tuple[StepLimits, CostModel]:
     seconds(1, 0)  # the first forward allocates
     cost = CostModel()
     per_token: dict[int, float] = {}
+    best = math.inf
     for tokens in [size for size in SIZES if size <= pool.num_cells]:
         # Far from the start, so that what reading cells costs shows as well.
         for start in (0, pool.num_cells - tokens):
@@ -50,8 +53,9 @@ def calibrate(decoder: Decoder) -> tuple[StepLimits, CostModel]:
                 cost.observe(tokens, tokens * start, took)
             if start == 0:
                 per_token[tokens] = took / tokens
-        if time.perf_counter() - began > TIME_LIMIT_S:
+        settled = tokens > SMALLEST_STEP and per_token[tokens] > SETTLED * best
+        best = min(best, per_token[tokens])
+        if settled or time.perf_counter() - began > TIME_LIMIT_S:
             break
-    best = min(per_token.values())
     chunk = next(tokens for tokens, each in per_token.items() if each <= ENOUGH * best)
     return StepLimits(tokens=max(chunk, SMALLEST_STEP)), cost
