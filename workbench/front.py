@@ -49,7 +49,9 @@ class Engine(StatelessEngine):
 
     Args:
         model: None for the embedded default, a Hugging Face id, a folder written by
-            ``save_pretrained``, or a loaded ``(model, tokenizer)`` pair.
+            ``save_pretrained``, or a loaded ``(model, tokenizer)`` pair, whose bfloat16 products
+            are packed in place where the compiled CPU kernel is in use: it still computes the
+            same and saves the same, but without gradients.
         cells: size of the pool in tokens; None takes 65,536, or what half of the available memory
             holds if that is less.
         dtype: "auto" (bfloat16 where the CPU multiplies it in hardware, else float32),
