@@ -40,6 +40,7 @@ from workbench.tick import OnFull
 DEFAULT_CELLS = 65_536
 DEFAULT_BUDGET = 16_384
 MEMORY_SHARE = 0.5  # of what is available, for the pool, where `cells` is not given
+GPU_SHARE = 0.9  # of a GPU's memory that is free after the weights, likewise
 
 _current: weakref.ref[Engine] | None = None
 
@@ -53,10 +54,11 @@ class Engine(StatelessEngine):
             are packed in place where the compiled CPU kernel is in use: it still computes the
             same and saves the same, but without gradients.
         cells: size of the pool in tokens; None takes 65,536, or what half of the available memory
-            holds if that is less.
+            holds if that is less; on a GPU nine tenths of what is free after the weights.
         dtype: "auto" (bfloat16 where the CPU multiplies it in hardware, else float32),
             "bfloat16", "float32".
-        device: "auto" or "cpu".
+        device: "auto" (the CPU), "cpu", or "cuda", whose attention runs on the Triton kernels; that
+            has been run in Triton's interpreter, and compiled, but not yet on a GPU.
         threads: CPU threads of torch for this engine, and for whatever starts later in the process;
             None leaves them as they are.
         watermark: cells kept for questions; None takes an eighth of the pool.
@@ -108,7 +110,7 @@ class Engine(StatelessEngine):
         decoder, tokenizer, limits, cost = stages.run(start_up)
         if model is None:
             decoder.name = name
-        num_cells = _pool_size(cells, decoder.bytes_per_cell)
+        num_cells = _pool_size(cells, decoder.bytes_per_cell, decoder.device)
         kept = max(num_cells // 8, min(512, num_cells // 2)) if watermark is None else watermark
         if not 0 < kept < num_cells:
             msg = f"watermark={watermark}: expected 1 to {num_cells - 1:,} cells"
@@ -417,10 +419,15 @@ def _eos_ids(model: Any, tokenizer: Any) -> list[int]:
     return sorted(ids)
 
 
-def _pool_size(cells: int | None, bytes_per_cell: int) -> int:
-    available = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+def _pool_size(cells: int | None, bytes_per_cell: int, device: str) -> int:
+    if device == "cpu":
+        available = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        usual = min(DEFAULT_CELLS, int(MEMORY_SHARE * available) // bytes_per_cell)
+    else:  # nobody else wants it
+        available, _ = torch.cuda.mem_get_info(device)
+        usual = int(GPU_SHARE * available) // bytes_per_cell
     if cells is None:
-        return max(1024, min(DEFAULT_CELLS, int(MEMORY_SHARE * available) // bytes_per_cell))
+        return max(1024, usual)
     if cells < 2 or cells * bytes_per_cell > available:
         msg = (
             f"cells={cells:,} take {cells * bytes_per_cell / 1e9:.1f} GB at {bytes_per_cell:,} "

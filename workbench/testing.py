@@ -86,7 +86,8 @@ def plain_logits(model: Any, ids: Sequence[int]) -> Tensor:
     model.set_attn_implementation("eager")
     try:
         with torch.inference_mode():
-            return model(torch.tensor([list(ids)]), use_cache=False).logits[0].float()
+            tokens = torch.tensor([list(ids)], device=model.device)
+            return model(tokens, use_cache=False).logits[0].float().cpu()
     finally:
         model.set_attn_implementation(before)
 

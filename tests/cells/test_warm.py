@@ -19,7 +19,7 @@ class Noted:
     """Stands in for cells: notes what is populated."""
 
     def __init__(self, nbytes=SMALLEST):
-        self.nbytes, self.spans = nbytes, []
+        self.nbytes, self.device, self.spans = nbytes, "cpu", []
 
     def populate(self, start, end):
         self.spans.append((start, end))

@@ -26,11 +26,18 @@ class LayerShape:
 
 
 class CellTensors:
-    """K and V of every cell, ``[kv_heads, cells, dim]`` per layer, so that a run is contiguous."""
+    """K and V of every cell, ``[kv_heads, cells, dim]`` per layer, so that a run is contiguous.
+
+    Attributes:
+        k, v: by layer.
+        device: where they are.
+    """
 
     def __init__(
         self, layers: dict[int, LayerShape], num_cells: int, dtype: torch.dtype, device: str
     ) -> None:
+        self.device = device
+
         def empty(kv_heads: int, dim: int) -> Tensor:
             return pages.empty((kv_heads, num_cells, dim), dtype, device)
 

@@ -24,7 +24,7 @@ class Warmer:
         self._wanted = (0, num_cells)
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
-        self._closed = cells.nbytes < SMALLEST
+        self._closed = cells.device != "cpu" or cells.nbytes < SMALLEST
 
     def want(self, low: int, high: int) -> None:
         """Populate the first ``low`` cells and the last ``high``; returns at once."""

@@ -60,14 +60,9 @@ class Step:
             keep.extend(first + row for row in part.keep)
             slices.append(kernels.SliceRows(first, num, part.start, part.sequence.runs(end)))
 
-        def index(values: list[int]) -> Tensor:
-            return torch.tensor(values, dtype=torch.long, device=device)
-
         padding = [0] * (padded(len(ids)) - len(ids))
-        return cls(
-            index(ids + padding)[None], index(positions + padding)[None], index(slots),
-            index(keep), slices, cells,
-        )  # fmt: skip
+        on_device = _staged([ids + padding, positions + padding, slots, keep], device)
+        return cls(on_device[0][None], on_device[1][None], *on_device[2:], slices, cells)
 
     def plan(self, window: int | None) -> kernels.TilePlan:
         """The step's tiles for layers of one window size."""
@@ -100,13 +95,20 @@ class Step:
         """
         keys, values = self.cells.k[layer], self.cells.v[layer]
         tokens = len(self.slots)
-        kernels.write_cells(keys, self.slots, k[:tokens])
-        kernels.write_cells(values, self.slots, v[:tokens])
+        kernels.write_kv(keys, values, self.slots, k[:tokens], v[:tokens])
         out = kernels.attend(q[:tokens], keys, values, self.plan(window), scale=scale,
                              softcap=softcap, sinks=sinks)  # fmt: skip
         if tokens < len(q):
             out = torch.cat([out, out.new_zeros(len(q) - tokens, *out.shape[1:])])
         return out
+
+
+def _staged(values: list[list[int]], device: str) -> tuple[Tensor, ...]:
+    """Lists as int64 tensors on a device: one copy, from pinned memory where that is another."""
+    flat = torch.tensor([number for part in values for number in part], dtype=torch.long)
+    if device != "cpu":
+        flat = flat.pin_memory().to(device, non_blocking=True)
+    return flat.split([len(part) for part in values])
 
 
 def padded(tokens: int) -> int:

@@ -84,6 +84,8 @@ def weights_bandwidth(
         began = time.perf_counter()
         for part in words:
             part.amax()
+        if words and words[0].is_cuda:
+            torch.cuda.synchronize(words[0].device)
         taken.append(time.perf_counter() - began)
     return sum(part.nbytes for part in words) / pick(taken[SPELL:])
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import math
 import os
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -165,7 +167,13 @@ class Decoder:
                 logits_to_keep=keep,
                 workbench_step=step,
             )
-            return out.logits[0, : len(step.keep)].float()
+            return self._arrived(out.logits[0, : len(step.keep)].float())
+
+    def _arrived(self, logits: Tensor) -> Tensor:
+        """Logits on the host, once the device has done the step: what it took is then known."""
+        if self.device != "cpu":
+            torch.cuda.synchronize(self.device)
+        return logits.cpu()
 
     def _survey(self) -> dict[int, LayerShape]:
         _refuse_by_config(self.config)
@@ -294,11 +302,24 @@ def _rotary_types(config: Any) -> set[str]:
 
 
 def auto_device(device: str) -> str:
-    """``auto``: CPU, the one device whose kernels are built in today."""
-    if device not in ("auto", "cpu"):
-        msg = f"device {device!r} is not supported yet; expected 'auto' or 'cpu'"
+    """``auto``: the CPU. The GPU's path has been run in Triton's interpreter alone.
+
+    Raises:
+        ModelError: there is no such device, or it has no kernels.
+    """
+    if device in ("auto", "cpu"):
+        return "cpu"
+    if not re.fullmatch(r"cuda(:\d+)?", device):
+        msg = f"device {device!r} has no kernels; expected 'auto', 'cpu', 'cuda' or 'cuda:0'"
         raise ModelError(msg)
-    return "cpu"
+    number, there = int(device[5:] or 0), torch.cuda.device_count()
+    if number >= there:
+        msg = f"device {device!r}: torch finds {there} CUDA devices here; expected 'auto' or 'cpu'"
+        raise ModelError(msg)
+    if importlib.util.find_spec("triton") is None:
+        msg = f"device {device!r} needs triton>=3.6: pip install 'triton>=3.6', or use 'cpu'"
+        raise ModelError(msg)
+    return f"cuda:{number}"
 
 
 def auto_dtype(dtype: str | torch.dtype) -> torch.dtype:
@@ -335,7 +356,7 @@ def load(
         source: a Hugging Face id, a folder written by ``save_pretrained``, or a
             ``(model, tokenizer)`` pair that is already loaded.
         dtype: "auto", "bfloat16", "float32" or a torch dtype.
-        device: "auto" or "cpu".
+        device: "auto", "cpu", "cuda" or "cuda:0".
         at: told each stage in words as it begins; what it raises ends the loading.
 
     Raises:
