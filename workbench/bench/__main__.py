@@ -104,6 +104,10 @@ def _add_latency(latency: argparse.ArgumentParser) -> None:
         help=f"of the weights and of the stream {shown}",
     )  # fmt: skip
     latency.add_argument(
+        "--device", default=usual.device, metavar="DEVICE",
+        help=f"cpu or cuda; 8b is a size for GPUs {shown}",
+    )  # fmt: skip
+    latency.add_argument(
         "--out", type=Path, metavar="FILE",
         help=f"where to write the JSON (default: {RESULTS}/latency-<cpu>.json)",
     )  # fmt: skip
@@ -126,12 +130,13 @@ def _latency(options: argparse.Namespace, command: str) -> int:
             dtype=options.dtype,
             threads=options.threads,
             seed=options.seed,
+            device=options.device,
         ),
         command,
     )
     out = options.out
     if out is None:
-        out = RESULTS / f"latency-{machine.short_name(machine.cpu_name())}.json"
+        out = RESULTS / f"latency-{machine.short_name(machine.processor_name(options.device))}.json"
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(json.dumps(result, indent=1) + "\n")
     print(report.table(result))

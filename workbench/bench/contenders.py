@@ -60,11 +60,13 @@ Measured = dict[tuple[str, str], Samples]
 class Contenders:
     """The session and its peers, always on the same context."""
 
-    def __init__(self, folder: Path, *, cells: int, dtype: str, seed: int) -> None:
+    def __init__(
+        self, folder: Path, *, cells: int, dtype: str, seed: int, device: str = "cpu"
+    ) -> None:
         """Load the model in ``folder`` for everyone; the session may hold ``cells`` tokens."""
         self.engine = wb.Engine(folder, cells=cells + 1024, watermark=1024, dtype=dtype,
-                                speculate=False)  # fmt: skip
-        plain = self.engine.call(lambda: load_plain(folder, self.engine.dtype))
+                                device=device, speculate=False)  # fmt: skip
+        plain = self.engine.call(lambda: load_plain(folder, self.engine.dtype, device))
         self.floor = Floor.of(plain)
         self.stateless = Stateless(plain)
         self.warm = Warm(plain)

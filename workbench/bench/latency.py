@@ -23,6 +23,7 @@ from workbench.bench.contenders import EIGHT, ONE, QUESTION_TOKENS, Contenders, 
 from workbench.bench.model import make_model
 from workbench.bench.report import summary
 from workbench.bench.stream import bars, take
+from workbench.engine.model import auto_device
 from workbench.errors import WorkbenchError
 from workbench.waiting import aside
 
@@ -43,6 +44,7 @@ class Options:
         dtype: "auto", "bfloat16" or "float32".
         threads: of torch.
         seed: of the model and of the stream.
+        device: "cpu" or "cuda", of everyone.
     """
 
     contexts: tuple[int, ...] = (2_600, 5_000, 9_500, 19_000)
@@ -52,6 +54,7 @@ class Options:
     dtype: str = "auto"
     threads: int = 2
     seed: int = 0
+    device: str = "cpu"
 
 
 def run(options: Options, command: str, progress: bool = True) -> dict[str, Any]:
@@ -70,16 +73,18 @@ def run(options: Options, command: str, progress: bool = True) -> dict[str, Any]
     began = dt.datetime.now(dt.UTC)
     buffer = machine.BUFFER_BYTES if options.size != "tiny" else machine.BUFFER_BYTES // 16
     torch.set_num_threads(options.threads)
-    where = machine.describe(options.threads)
-    buffer_bandwidth = aside(lambda: machine.read_bandwidth(num_bytes=buffer))
+    device = auto_device(options.device)
+    where = machine.describe(options.threads, device)
+    buffer_bandwidth = aside(lambda: machine.read_bandwidth(num_bytes=buffer, device=device))
     rounds = WARM_UP + options.repeats
     cells = options.contexts[-1] + rounds * BARS_A_ROUND * MOST_TOKENS_A_BAR + 512
     with (
         tempfile.TemporaryDirectory(prefix="workbench-bench-") as folder,
         tqdm(total=options.contexts[-1], unit=" tokens", disable=not progress) as bar,
     ):
-        model = aside(lambda: make_model(Path(folder), options.size, options.seed))
-        contenders = Contenders(Path(folder), cells=cells, dtype=options.dtype, seed=options.seed)
+        model = aside(lambda: make_model(Path(folder), options.size, options.seed, device))
+        contenders = Contenders(Path(folder), cells=cells, dtype=options.dtype, seed=options.seed,
+                                device=device)  # fmt: skip
         results = []
         try:
             bandwidth = [contenders.bandwidth()]

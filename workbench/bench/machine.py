@@ -20,9 +20,15 @@ BUFFER_BYTES = 1 << 30  # far beyond any cache
 SPELL = 3  # sums in a row; a process that has just been idle is slow for the first
 
 
-def describe(threads: int) -> dict[str, Any]:
-    """CPU, cores, threads used, memory in bytes, system."""
-    return {
+def describe(threads: int, device: str = "cpu") -> dict[str, Any]:
+    """CPU, cores, threads used, memory in bytes, system; of a GPU its name and memory."""
+    gpu = {}
+    if device != "cpu":
+        gpu = {
+            "gpu": torch.cuda.get_device_name(device),
+            "gpu_memory_bytes": torch.cuda.get_device_properties(device).total_memory,
+        }
+    return gpu | {
         "cpu": cpu_name(),
         "logical_cpus": os.cpu_count(),
         "threads": threads,
@@ -58,21 +64,29 @@ def short_name(name: str) -> str:
     return "-".join(re.findall(r"[a-z0-9]+", name)) or "cpu"
 
 
-def read_bandwidth(repeats: int = 7, num_bytes: int = BUFFER_BYTES) -> float:
-    """Bytes per second that torch's threads read: the sum of a large float32 buffer, median.
+def processor_name(device: str = "cpu") -> str:
+    """The name of what computes on a device."""
+    return cpu_name() if device == "cpu" else torch.cuda.get_device_name(device)
+
+
+def read_bandwidth(
+    repeats: int = 7, num_bytes: int = BUFFER_BYTES, device: str = "cpu"
+) -> float:
+    """Bytes per second that torch reads: the sum of a large float32 buffer, median.
 
     The buffer lies in large pages where there are any, as weights, keys and values do.
 
     Args:
         repeats: how many times the buffer is summed, after some that are not counted.
         num_bytes: size of the buffer; the default is far larger than any cache.
+        device: whose memory.
     """
-    buffer = pages.empty([num_bytes // 4], torch.float32).fill_(1)
+    buffer = pages.empty([num_bytes // 4], torch.float32, device).fill_(1)
     for _ in range(SPELL):
-        buffer.sum()
+        float(buffer.sum())
     taken = []
     for _ in range(repeats):
         began = time.perf_counter()
-        buffer.sum()
+        float(buffer.sum())  # which waits for it
         taken.append(time.perf_counter() - began)
     return buffer.nbytes / statistics.median(taken)

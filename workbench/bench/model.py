@@ -28,9 +28,19 @@ from workbench.tape import weights_path
 from workbench.waiting import aside
 
 TAPE = "tape"
+MAX_LENGTHS = {"8b": 140_000}  # positions, where there are more than usual
 PEAK = 3**0.5  # factor on queries and on keys: attention scores spread by its square
 
 SIZES: dict[str, dict[str, int]] = {
+    "8b": {
+        "hidden_size": 4096,
+        "num_hidden_layers": 32,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 8,
+        "head_dim": 128,
+        "intermediate_size": 14_336,
+        "vocab_size": 128_256,
+    },
     "250m": {
         "hidden_size": 1024,
         "num_hidden_layers": 16,
@@ -63,11 +73,14 @@ SIZES: dict[str, dict[str, int]] = {
 MODELS = (TAPE, *SIZES)
 
 
-def make_model(folder: Path, size: str = "250m", seed: int = 0) -> dict[str, Any]:
+def make_model(
+    folder: Path, size: str = "250m", seed: int = 0, device: str = "cpu"
+) -> dict[str, Any]:
     """Save a model of ``size`` and a tokenizer into ``folder``, as ``from_pretrained`` takes them.
 
-    Weights are bfloat16. The tokenizer is the embedded model's, without an end-of-text token: no
-    answer ends before its last token.
+    Weights are bfloat16, drawn on ``device``: a GPU draws large ones in seconds, but other numbers.
+    The tokenizer is the embedded model's, without an end-of-text token: no answer ends before its
+    last token.
 
     Returns:
         The shape, with the number of parameters and the seed.
@@ -75,7 +88,7 @@ def make_model(folder: Path, size: str = "250m", seed: int = 0) -> dict[str, Any
     shape: dict[str, Any] = dict(SIZES[size])
     config = LlamaConfig(
         **shape,
-        max_position_embeddings=32_768,
+        max_position_embeddings=MAX_LENGTHS.get(size, 32_768),
         rope_parameters={"rope_type": "default", "rope_theta": 500_000.0},
         tie_word_embeddings=False,
         initializer_range=shape["hidden_size"] ** -0.5,
@@ -84,7 +97,7 @@ def make_model(folder: Path, size: str = "250m", seed: int = 0) -> dict[str, Any
         pad_token_id=None,
         dtype=torch.bfloat16,
     )
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), torch.device(device):
         torch.manual_seed(seed)
         model = LlamaForCausalLM(config)
     with torch.no_grad():
@@ -98,6 +111,9 @@ def make_model(folder: Path, size: str = "250m", seed: int = 0) -> dict[str, Any
     tokenizer.model_max_length = config.max_position_embeddings
     tokenizer.save_pretrained(folder)
     parameters = sum(p.numel() for p in model.parameters())
+    del model
+    if device != "cpu":
+        torch.cuda.empty_cache()
     return {"name": f"random Llama, {size}", "parameters": parameters, "seed": seed, **shape}
 
 
@@ -123,13 +139,13 @@ def model_folder(name: str, seed: int = 0) -> Iterator[Path]:
         yield Path(folder)
 
 
-def load_plain(folder: Path, dtype: torch.dtype) -> PreTrainedModel:
-    """The model in ``folder`` as anyone loads it, with transformers' fastest attention on a CPU."""
+def load_plain(folder: Path, dtype: torch.dtype, device: str = "cpu") -> PreTrainedModel:
+    """The model in ``folder`` as anyone loads it, with torch's own attention."""
     with quiet():
         model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
             folder, dtype=dtype, attn_implementation="sdpa"
         )
-    return model.eval()
+    return model.to(device).eval()  # type: ignore[arg-type]
 
 
 @contextlib.contextmanager

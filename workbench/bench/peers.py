@@ -113,7 +113,7 @@ class WarmStatic(Warm):
 def _forward(model: PreTrainedModel, cache: Any, ids: Sequence[int], keep: int = 1) -> Tensor:
     """Logits ``[keep, vocab]`` of the last tokens."""
     out = model(
-        input_ids=torch.tensor([ids]),
+        input_ids=torch.tensor([ids], device=model.device),
         past_key_values=cache,
         use_cache=cache is not None,
         logits_to_keep=keep,

@@ -64,7 +64,9 @@ def table(result: dict[str, Any]) -> str:
     model = result["model"]
     lines = [
         f"{model['name']}, {model['parameters'] / 1e6:,.1f} M parameters, {model['dtype']}, "
-        f"{result['machine']['threads']} threads of {result['machine']['cpu']}",
+        + result["machine"].get(
+            "gpu", f"{result['machine']['threads']} threads of {result['machine']['cpu']}"
+        ),
         f"floor: {result['floor']['weight_bytes'] / 1e6:,.0f} MB of weights and "
         f"{result['floor']['kv_bytes_per_token'] / 1e3:,.1f} kB per token of context, read at "
         f"{gb:.1f} GB/s (drift {result['bandwidth']['drift']:+.1%})",
