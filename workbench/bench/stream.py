@@ -1,10 +1,12 @@
-"""The stream a benchmark reads: one-minute bars of a made-up market, the same for the same seed."""
+"""The stream a benchmark reads: bars of a made-up market, the same for the same seed."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from workbench.streams.market import market
+import numpy as np
+
+from workbench.streams.market import bars_of
 from workbench.streams.render import Row, schema_for
 
 SCHEMA = "ohlcv"
@@ -16,7 +18,9 @@ def bars(seed: int) -> Iterator[Row]:
     block = 0
     start = 100.0
     while True:
-        rows = market(BLOCK, seed + block, start=start).drop("time", "symbol").to_dicts()
+        columns = bars_of(BLOCK, np.random.default_rng([seed + block, 0]), start=start)
+        values = zip(*(column.tolist() for column in columns.values()), strict=True)
+        rows = [dict(zip(columns, row, strict=True)) for row in values]
         yield from rows
         start = rows[-1]["c"]
         block += 1
