@@ -42,6 +42,12 @@ def test_another_dtype_is_computed_from_the_same_weights():
     torch.testing.assert_close(model[0](x), x @ weight.T)
 
 
+def test_a_packed_layer_that_is_moved_computes_with_torch():
+    model = nn.Sequential(nn.Linear(32, 6).to(torch.bfloat16))
+    pack(model)
+    assert model.to("meta")(torch.empty(3, 32, dtype=torch.bfloat16, device="meta")).shape == (3, 6)
+
+
 class Tied(nn.Module):
     def __init__(self, embedding):
         super().__init__()

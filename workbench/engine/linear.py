@@ -38,9 +38,9 @@ class PackedLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """``x @ weight.T + bias``."""
-        if x.dtype == torch.bfloat16:
+        if x.dtype == torch.bfloat16 and x.device.type == "cpu":
             return native.linear(x, self.packed, self.bias, self.out_features)
-        return functional.linear(x, self.weight.to(x.dtype), self.bias)
+        return functional.linear(x, self.weight.to(x), self.bias)
 
     def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
         _save(self, destination, prefix)
