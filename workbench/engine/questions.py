@@ -205,8 +205,8 @@ class Questions:
         done = start - answer.position  # of the question's own tokens
         if done + length < question.prefill:
             return [Part(branch, start, question.ids[done : done + length])]
-        ids = question.ids[done:]
-        parts = [Part(branch, start, ids, (len(ids) - 1,))]
+        ids = [*question.ids[done:], *question.guess]
+        parts = [Part(branch, start, ids, range(len(ids) - 1 - len(question.guess), len(ids)))]
         for child, choice in zip(question.choice_branches, question.choices, strict=True):
             if len(choice) > 1:
                 parts.append(Part(child, child.length, choice[:-1], range(len(choice) - 1)))
@@ -222,7 +222,8 @@ class Questions:
         if answer.token_ids:
             self._commit_decode(question, logits)
             return
-        branch.length += len(parts[0].ids)
+        guessed = len(question.guess) if len(logits) else 0
+        branch.length += len(parts[0].ids) - guessed
         self.core.scheduler.ran(question.work, sum(len(part.ids) for part in parts))
         if question.line is not None:
             self.core.prefixes.note(question.line)
@@ -233,7 +234,9 @@ class Questions:
         if question.choices:
             self._choose(question, logits)
         else:
-            self._take(question, logits, ())
+            answer.drafted += len(question.guess)
+            if not self._take(question, logits, question.guess):
+                branch.length += len(answer.token_ids) - 1  # of the guess, what was right
 
     def _choose(self, question: Question, logits: Tensor) -> None:
         rows, at = [], 1
@@ -254,11 +257,9 @@ class Questions:
         drafts = question.drafts[: len(logits) - 1]
         answer.drafted += len(drafts)
         fed = [answer.token_ids[-1], *drafts]
-        ended = self._take(question, logits, drafts)
-        taken = len(answer.token_ids) - before  # each was computed from the one before it
-        answer.accepted += taken - 1
-        if ended:
+        if self._take(question, logits, drafts):
             return
+        taken = len(answer.token_ids) - before  # each was computed from the one before it
         branch.length += taken
         if question.line is not None:
             question.line.token_ids.extend(fed[:taken])
@@ -274,6 +275,7 @@ class Questions:
         answer, sampler, stream = question.answer, question.sampler, question.stream
         assert sampler is not None and stream is not None
         for row in range(len(logits)):
+            answer.accepted += row > 0  # the draft that this row was computed from
             token, logprob = sampler.pick(logits[row])
             answer.add(token, logprob)
             if token in self.core.tokens.eos_ids:

@@ -231,11 +231,13 @@ class Question:
     sampler: Sampler | None = None
     stream: TextStream | None = None
     drafts: Seq[int] = ()
+    guess: Seq[int] = ()  # how an open answer may well begin; verified with the question's end
 
     @property
     def tail(self) -> int:
-        """Tokens that must run in one step: the question's last, and the choices that follow it."""
-        return 1 + sum(len(ids) - 1 for ids in self.choices)
+        """Tokens that must run in one step: the question's last, and the choices or the guess that
+        follow it."""
+        return 1 + len(self.guess) + sum(len(ids) - 1 for ids in self.choices)
 
     @property
     def prefill(self) -> int:
@@ -245,7 +247,7 @@ class Question:
     @property
     def cells(self) -> int:
         """Scratch cells it can ever need: the last sampled token is never run."""
-        return self.prefill + (0 if self.choices else self.sampling.max_tokens - 1)
+        return self.prefill if self.choices else len(self.ids) + self.sampling.max_tokens - 1
 
     @property
     def tokens_left(self) -> int:
