@@ -96,7 +96,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     code = 0
     try:
         _check(options)
-        with wb.Engine() as engine:
+        # What is timed is asked again and again: its answer is not to be guessed from the last.
+        with wb.Engine(speculate=False) as engine:
             try:
                 _play(engine, options, report)
             except KeyboardInterrupt:

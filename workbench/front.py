@@ -65,8 +65,8 @@ class Engine(StatelessEngine):
         limits: sizes of a step; None measures at start-up how many tokens a step may have before
             more of them no longer make it more efficient (a fraction of a second).
         speculate: guess tokens of greedy answers from what the context repeats (prompt lookup), and
-            a flash query's answer from the one before; the model verifies them, so answers stay
-            the same.
+            from what the same question was answered last; the model verifies them, so answers
+            stay the same.
         cost: what steps cost, to begin with; None measures it likewise. It learns from every step.
         progress: say what it is busy with, if loading takes longer than a moment.
         start: run the engine thread; tests turn it off and call ``step`` themselves.

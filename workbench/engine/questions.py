@@ -108,6 +108,9 @@ class Questions:
     def _queue(self, question: Question) -> None:
         session = question.session
         context = 0 if session is None else self._position(question, session)
+        if self._guesses(question):
+            assert session is not None
+            question.guess = session.guesses.of(question.ids)[: question.sampling.max_tokens - 1]
         self.core.scheduler.add(
             question.work, question.kind, prefill=question.prefill, tail=question.tail,
             cells=question.cells, context=context, group=0 if session is None else session.work,
@@ -330,9 +333,18 @@ class Questions:
             question.stream.flush()
             self._show(question, before)
         self._drop(question, keep=error is None)
+        if error is None and self._guesses(question):
+            assert question.session is not None
+            question.session.guesses.learn(question.ids, question.guess, question.answer.token_ids)
         question.answer.end(reason, error)
         if error is None and question.kind is Kind.QUESTION:
             self.core.events.emit(answered(question.answer))
+
+    def _guesses(self, question: Question) -> bool:
+        """Whether its answer may be guessed from the one before: greedy, open, of a session."""
+        if question.session is None or question.choices or question.sampling.temperature > 0:
+            return False
+        return self.core.scheduler.limits.draft_questions > 0
 
     def _drop(self, question: Question, *, keep: bool) -> None:
         """Give the scratch cells back; a stateless prompt's stay while nobody needs them."""

@@ -11,6 +11,7 @@ from workbench.cells.history import History, Place
 from workbench.cells.line import Line
 from workbench.cells.sequence import Sequence
 from workbench.cells.window import WindowRows
+from workbench.engine.guesses import Guesses
 from workbench.engine.sampler import Sampler, Sampling
 from workbench.engine.tokens import TextStream
 from workbench.errors import QuestionError
@@ -99,6 +100,7 @@ class Ingest:
         last_used: the step something of it last ran.
         evicted_at: when its cells were taken (perf_counter), until it is back.
         held: questions that wait for a tick to be visible, or for the cells to come back.
+        guesses: what its open questions were answered last.
     """
 
     work: int
@@ -120,6 +122,7 @@ class Ingest:
     now: Mark = field(default_factory=lambda: Mark(0, 0, 0))
     questions: dict[int, Question] = field(default_factory=dict)
     held: list[Question] = field(default_factory=list)
+    guesses: Guesses = field(default_factory=Guesses)
     error: BaseException | None = None
     closed: bool = False
 

@@ -94,7 +94,6 @@ class FlashBoard:
         question = Question(
             self._engine.core.next_id(), Kind.FLASH, query.session, answer, query.question_ids,
             query.sampling, query.choice_ids, list(query.choices),
-            guess=query.guess if self._engine.scheduler.limits.draft_questions else [],
         )  # fmt: skip
         answer.asks_with(query.question_ids, lambda: None)
         self._running[query] = question

@@ -19,8 +19,6 @@ if TYPE_CHECKING:
 
 KEPT = 500  # answers kept whole per query, with all that recomputing them takes
 HISTORY = 10_000  # and what a row of the history says of them
-FIRST_GUESS = 4  # tokens of the answer before that are guessed to come again
-MOST_GUESSED = 16
 
 
 class Past(NamedTuple):
@@ -85,15 +83,6 @@ class FlashQuery:
         self._answers: deque[Answer] = deque(maxlen=KEPT)
         self._history: deque[Past] = deque(maxlen=HISTORY)
         self._changed = threading.Condition()
-        self._trust = FIRST_GUESS
-
-    @property
-    def guess(self) -> list[int]:
-        """How the next answer may begin: like the latest one, as far as such a guess has come true
-        lately. The last token is never run, so it is never guessed."""
-        if self.choices or self.answer is None:
-            return []
-        return self.answer.token_ids[:-1][: self._trust]
 
     @property
     def version(self) -> int:
@@ -201,10 +190,6 @@ class FlashQuery:
     def record(self, answer: Answer) -> bool:
         """Take a complete answer; true if its text is another than the one before."""
         changed = self.answer is None or self.answer.text != answer.text
-        if answer.accepted < answer.drafted:  # a token further than what was right
-            self._trust = answer.accepted + 1
-        elif answer.drafted:
-            self._trust = min(2 * self._trust, MOST_GUESSED)
         self.answer = answer
         self._answers.append(answer)
         self._history.append(Past.of(answer))

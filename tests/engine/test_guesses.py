@@ -1,6 +1,4 @@
-"""A standing answer is guessed to come again: whatever the guess, the answer is the model's."""
-
-import types
+"""An answer is guessed to come again: whatever the guess, it is the model's own."""
 
 import pytest
 from hypothesis import given, settings
@@ -8,9 +6,15 @@ from hypothesis import strategies as st
 
 import workbench as wb
 from workbench.answer import Answer
+from workbench.engine.guesses import (
+    FIRST_GUESS,
+    MOST_GUESSED,
+    QUESTIONS_KEPT,
+    Guesses,
+    Told,
+)
 from workbench.engine.sampler import Sampling
 from workbench.engine.work import Question
-from workbench.flash.query import FIRST_GUESS, MOST_GUESSED, FlashQuery
 from workbench.scheduler.filling import Kind
 from workbench.scheduler.scheduler import StepLimits
 from workbench.testing import (
@@ -46,8 +50,9 @@ def evaluate(engine, session, guess):
     answer = Answer("what?", "s")
     ids = engine.tokens.question("what?")
     answer.asks_with(ids, lambda: None)
+    session.ingest.guesses._told[tuple(ids)] = Told((*guess, 0), MOST_GUESSED)
     question = Question(engine.core.next_id(), Kind.FLASH, session.ingest, answer, ids,
-                        Sampling(TOKENS), guess=guess)  # fmt: skip
+                        Sampling(TOKENS))  # fmt: skip
     poison_free_cells(engine)
     before = engine.num_steps
     engine.questions.add(question)
@@ -94,34 +99,59 @@ def test_guessing_changes_no_answer_of_a_query():
     assert texts[0] == texts[1]
 
 
-def query_of(choices=()):
-    session, sampling = types.SimpleNamespace(), Sampling(40)
-    return FlashQuery("q", session, None, "q?", [1], choices, [], sampling, None)
+def told(guesses, length, right):
+    """The question is answered by ``length`` tokens that begin with so many of the guessed ones."""
+    guess = guesses.of([1, 2])
+    new = max(guess, default=99) + 1
+    answer = [*guess[:right], *range(new, new + length)][:length]
+    guesses.learn([1, 2], guess, answer)
+    return guesses.of([1, 2])
 
 
-def recorded(query, length, accepted):
-    """An answer of ``length`` tokens of which so many of the guessed ones were right."""
-    answer = Answer("q?", "s")
-    answer.token_ids = list(range(length))
-    answer.drafted, answer.accepted = len(query.guess), min(accepted, len(query.guess))
-    query.record(answer)
-    return query.guess
+def test_guesses_go_as_far_as_they_come_true():
+    guesses = Guesses()
+    assert guesses.of([1, 2]) == ()
+    assert told(guesses, 40, 0) == tuple(range(100, 100 + FIRST_GUESS))
+    assert len(told(guesses, 40, 99)) == 2 * FIRST_GUESS
+    assert len(told(guesses, 40, 99)) == MOST_GUESSED
+    assert len(told(guesses, 40, 99)) == MOST_GUESSED
+    assert len(told(guesses, 40, 5)) == 6
+    assert len(told(guesses, 40, 0)) == 1
+    assert len(told(guesses, 40, 1)) == 2
 
 
-def test_a_query_guesses_as_far_as_its_guesses_come_true():
-    query = query_of()
-    assert query.guess == []
-    assert recorded(query, 40, 0) == list(range(FIRST_GUESS))
-    assert len(recorded(query, 40, 99)) == 2 * FIRST_GUESS
-    assert len(recorded(query, 40, 99)) == MOST_GUESSED
-    assert len(recorded(query, 40, 99)) == MOST_GUESSED
-    assert len(recorded(query, 40, 5)) == 6
-    assert len(recorded(query, 40, 0)) == 1
-    assert len(recorded(query, 40, 1)) == 2
+def test_the_last_token_is_not_guessed():
+    guesses = Guesses()
+    assert len(told(guesses, 3, 0)) == 2
+    assert told(guesses, 1, 0) == ()
+    assert told(guesses, 0, 0) == ()
 
 
-def test_the_last_token_and_closed_answers_are_not_guessed():
-    query = query_of()
-    assert recorded(query, 3, 0) == [0, 1]
-    assert recorded(query, 1, 2) == []
-    assert recorded(query_of(("up", "down")), 5, 0) == []
+def test_the_questions_asked_last_are_kept():
+    guesses = Guesses()
+    for number in range(QUESTIONS_KEPT + 1):
+        guesses.learn([number], (), [5, 6, 7])
+    assert guesses.of([0]) == () and guesses.of([1]) == (5, 6)
+    guesses.learn([1], (5, 6), [5, 6, 7])
+    guesses.learn([99], (), [5, 6, 7])
+    assert guesses.of([1]) and guesses.of([2]) == ()
+
+
+@pytest.mark.parametrize("options", [{"choices": ["up", "down"]}, {"temperature": 0.5, "seed": 1}])
+def test_closed_and_sampled_answers_are_not_guessed(asked, options):
+    engine, session, _ = asked
+    for _ in range(2):
+        answer = session.ask_start("which?", max_tokens=4, **options)
+        run_until_idle(engine)
+        assert answer.done and answer.drafted == 0
+    assert session.ingest.guesses.of(engine.tokens.question("which?")) == ()
+
+
+def test_asking_again_takes_one_step(asked):
+    engine, session, want = asked
+    for _ in range(4):  # four more tokens are trusted each time
+        again = session.ask_start("what?", max_tokens=TOKENS)
+        before = engine.num_steps
+        run_until_idle(engine)
+        assert again.token_ids == want.token_ids
+    assert engine.num_steps - before == 1
