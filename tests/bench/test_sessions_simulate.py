@@ -300,7 +300,7 @@ def test_a_simulation_can_be_written(tmp_path, capsys):
         ("--simulate --drain -1", "drain -1.0: expected seconds"),
         ("--threads 0", "threads 0: expected at least 1"),
         ("--tick 100 --seconds 0.01 --questions-per-second 0", "nothing arrives within 0.01 s"),
-        ("--model gpt", "expected one of tape, 250m, 30m, tiny"),
+        ("--model gpt", "expected one of tape, 8b, 250m, 30m, tiny"),
     ],
 )
 def test_a_wrong_option_is_one_line(arguments, expected, capsys):

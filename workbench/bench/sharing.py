@@ -60,6 +60,7 @@ def _feed(folder: Path, num_sessions: int, context: int, *, shared: bool) -> dic
         for session in sessions:
             session.flush()
         took_s = time.perf_counter() - began
+        engine.call(lambda: None)  # the step that read the last row has been counted
         stats = engine.stats()
         held = engine.num_cells - engine.pool.num_free
         reserved = sum(session.budget - session.cells_used for session in sessions)

@@ -113,7 +113,9 @@ def _ours(
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """The engine's measurements, and what is known of it afterwards."""
     cells = workload.sessions * (material.longest + MARGIN) + WATERMARK
-    with wb.Engine(folder, dtype=options.dtype, watermark=WATERMARK, cells=cells) as engine:
+    with wb.Engine(
+        folder, dtype=options.dtype, watermark=WATERMARK, cells=cells, speculate=False
+    ) as engine:
         # Answers have the length asked for, here as in the plain loop.
         engine.tokens.eos_ids = frozenset()
         live = _Live(engine, workload, due, material)
