@@ -33,6 +33,15 @@ def test_what_does_not_fit_is_left_alone():
     assert all(type(layer) is nn.Linear for layer in layers)
 
 
+def test_what_somebody_has_attached_something_to_is_left_alone():
+    model = nn.Sequential(*(nn.Linear(32, 32).to(torch.bfloat16) for _ in range(3)))
+    model[0].register_forward_hook(lambda module, args, out: out * 0)
+    model[1].forward = lambda x: x
+    assert pack(model) == 1
+    assert [type(m) for m in model] == [nn.Linear, nn.Linear, PackedLinear]
+    assert not model[0](torch.ones(1, 32, dtype=torch.bfloat16)).any()
+
+
 def test_another_dtype_is_computed_from_the_same_weights():
     model = nn.Sequential(nn.Linear(32, 6).to(torch.bfloat16))
     weight, x = model[0].weight.detach().float(), torch.randn(3, 32)

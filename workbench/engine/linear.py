@@ -113,7 +113,13 @@ def pack(model: nn.Module) -> int:
 def _fits(layer: nn.Linear) -> bool:
     weight = layer.weight
     on_cpu = weight.dtype == torch.bfloat16 and weight.device.type == "cpu"
-    return on_cpu and weight.shape[1] % native.INNER == 0
+    return on_cpu and weight.shape[1] % native.INNER == 0 and _untouched(layer)
+
+
+def _untouched(module: nn.Module) -> bool:
+    """Whether nobody has attached anything, which a packed module would lose."""
+    hooked = module._forward_hooks or module._forward_pre_hooks
+    return not hooked and "forward" not in vars(module)
 
 
 def _tied(model: nn.Module) -> dict[int, list[tuple[nn.Module, str, int]]]:
@@ -122,7 +128,7 @@ def _tied(model: nn.Module) -> dict[int, list[tuple[nn.Module, str, int]]]:
     found: dict[int, list[tuple[nn.Module, str, int]]] = {}
     for parent in model.modules():
         for name, child in parent.named_children():
-            if type(child) is nn.Embedding:
+            if type(child) is nn.Embedding and _untouched(child):
                 place = (parent, name, child.num_embeddings)
                 found.setdefault(child.weight.data_ptr(), []).append(place)
     return found
