@@ -1,45 +1,100 @@
-"""``python -m workbench.tape train|evaluate``: make the embedded model, or score it."""
+"""``python -m workbench.tape train|export|evaluate``: make the embedded model, or score it."""
 
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 
 from workbench.tape import weights_path
 
+TOKENS_A_MINUTE = 500_000  # what ``--minutes`` plans with: two CPU cores, LOG.md
+CHECKPOINT = "checkpoint.pt"
 
-def main() -> None:
-    """Read the command line and run it."""
+
+def main() -> int:
+    """Read the command line and run it; returns the exit code."""
+    options = _parser().parse_args()
+    commands = {"train": _train, "export": _export, "evaluate": _evaluate}
+    return commands[options.command](options)
+
+
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m workbench.tape", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
-    train = commands.add_parser("train", help="train, going on from the checkpoint if it is there")
-    train.add_argument("--minutes", type=float, default=55.0, help="time to train for")
-    train.add_argument("--steps", type=int, help="train for this many steps instead")
+    train = commands.add_parser("train", help="train from nothing, or go on with --resume")
+    train.add_argument("--out", type=Path, required=True, help="folder of checkpoint and weights")
+    train.add_argument(
+        "--minutes", type=float, default=170.0,
+        help=f"plan {TOKENS_A_MINUTE:,} tokens for each of them; the plan stays, however long it "
+        "takes",
+    )  # fmt: skip
+    train.add_argument("--tokens", type=int, help="plan this many tokens instead")
+    train.add_argument("--resume", action="store_true", help="go on from the checkpoint in --out")
+    train.add_argument("--pause", type=float, help="stop after this many minutes, to go on later")
     train.add_argument("--seed", type=int)
-    train.add_argument("--device", default="cpu")
-    train.add_argument("--checkpoint", type=Path, required=True, help="file to keep progress in")
-    train.add_argument("--folder", type=Path, default=weights_path(), help="where to export")
+    train.add_argument("--device", help="cuda where there is one, else cpu")
+    train.add_argument("--threads", type=int, help="CPU threads")
+    export = commands.add_parser("export", help="write the weights of a checkpoint as they are now")
+    export.add_argument("--out", type=Path, required=True, help="folder of the checkpoint")
+    export.add_argument("--folder", type=Path, required=True, help="where to write")
     evaluate = commands.add_parser("evaluate", help="score a folder and write its card")
     evaluate.add_argument("--folder", type=Path, default=weights_path())
-    evaluate.add_argument("--questions", type=int, default=200, help="per family and length")
-    evaluate.add_argument(
-        "--lengths", type=int, nargs="+", default=[256, 512, 1024, 2048, 4096, 8192]
-    )
+    evaluate.add_argument("--share", type=float, default=1.0, help="of the questions, for a look")
     evaluate.add_argument("--dry", action="store_true", help="print, and leave the card as it is")
-    options = parser.parse_args()
-    if options.command == "train":
-        from workbench.tape.train import Recipe
-        from workbench.tape.train import train as run_training
+    evaluate.add_argument("--threads", type=int, help="CPU threads")
+    return parser
 
-        kept = {} if options.seed is None else {"seed": options.seed}
-        minutes = None if options.steps else options.minutes
-        recipe = Recipe(steps=options.steps, minutes=minutes, **kept)
-        run_training(recipe, options.folder, options.checkpoint, device=options.device)
+
+def _train(options: argparse.Namespace) -> int:
+    import torch
+
+    from workbench.tape.export import export
+    from workbench.tape.train import Recipe, Run, train
+
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    options.out.mkdir(parents=True, exist_ok=True)
+    checkpoint = options.out / CHECKPOINT
+    if options.resume:
+        if not checkpoint.exists():
+            sys.stderr.write(f"{checkpoint} is not there; leave out --resume to begin\n")
+            return 1
+        run = Run.load(checkpoint, device=device)
+    elif checkpoint.exists():
+        sys.stderr.write(f"{checkpoint} is there; go on with --resume, or take another --out\n")
+        return 1
     else:
-        from workbench.tape.evaluate import evaluate as run_evaluation
+        kept = {} if options.seed is None else {"seed": options.seed}
+        tokens = options.tokens or round(options.minutes * TOKENS_A_MINUTE)
+        run = Run(Recipe(tokens=tokens, **kept), device=device)
+    if not train(run, checkpoint, pause=options.pause):
+        sys.stderr.write(f"paused at {run.done:.1%}; go on with --resume\n")
+        return 0
+    sys.stdout.write(f"{export(run, options.out / 'weights')} {options.out / 'weights'}\n")
+    return 0
 
-        run_evaluation(options.folder, options.lengths, options.questions, write=not options.dry)
+
+def _export(options: argparse.Namespace) -> int:
+    from workbench.tape.export import export
+    from workbench.tape.train import Run
+
+    run = Run.load(options.out / CHECKPOINT)
+    sys.stdout.write(f"{export(run, options.folder)} {options.folder}, {run.done:.1%} done\n")
+    return 0
+
+
+def _evaluate(options: argparse.Namespace) -> int:
+    import torch
+
+    from workbench.tape.evaluate import evaluate
+
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    evaluate(options.folder, share=options.share, write=not options.dry)
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -8,19 +8,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 import torch
-from torch.nn import functional
-from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerFast
 
-from workbench.tape.questions import HINTS, MIX, Asked, Sample, ask, moves, stream
+from workbench.tape.attention import GROUP
+from workbench.tape.generators import SCHEMAS, SHARES, Stream, make_stream
+from workbench.tape.hints import EXTREMES, MOVES, SIZES, Hints, number_words, row_targets
+from workbench.tape.questions import Asked, ask
 from workbench.tape.tokenizer import ANSWER
 
-CHOICE_WEIGHT = 3.0  # one choice token stands beside some five digit tokens of a value
+CHOICE_WEIGHT = 2.0  # one choice token stands beside some three tokens of a value
 END_WEIGHT = 0.2
-GROUP = 128  # tokens of branches that share one attention call
+ROW_SHARE = 0.5  # of the rows' tokens, those that the language-modelling loss scores
+ROW_TOKENS = {"ohlcv": 15, "iot": 12, "vitals": 7, "event": 9, "spatial": 10, "rows": 6}
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,7 @@ class Branch:
         """The weight of each answer token in the loss."""
         weights = np.ones(len(self.answer), dtype=np.float32)
         weights[-1] = END_WEIGHT
-        if self.asked.family != "last":
+        if self.asked.family not in ("last", "extreme"):
             weights[:-1] = CHOICE_WEIGHT / (len(self.answer) - 1)
         return weights
 
@@ -53,8 +55,7 @@ class Batch:
     The context is read causally. Branches lie in groups of `GROUP` tokens, earliest first; ``mask``
     [batch, 1, branch tokens, context + GROUP] is true where a branch token may read the context or
     its own group, and no row of group g reads past ``ends[g]`` context tokens. ``targets`` is the
-    next token, ``answer_weight`` and ``row_weight`` its weight in the two losses (0: unscored);
-    ``hints`` [batch, context, moves] is NaN but at row ends, see `moves`.
+    next token, ``answer_weight`` and ``row_weight`` its weight in the two losses (0: unscored).
     """
 
     ids: torch.Tensor
@@ -64,29 +65,44 @@ class Batch:
     targets: torch.Tensor
     answer_weight: torch.Tensor
     row_weight: torch.Tensor
-    hints: torch.Tensor | None = None
+    hints: Hints | None = None
+
+    @property
+    def context(self) -> int:
+        """Tokens of each context."""
+        return self.ids.shape[1] - self.mask.shape[2]
 
     def to(self, device: torch.device) -> Batch:
         """The same batch on ``device``."""
         fields = {name: getattr(self, name) for name in self.__dataclass_fields__}
-        return Batch(**{n: v.to(device) if torch.is_tensor(v) else v for n, v in fields.items()})
+        return Batch(**{n: v.to(device) if hasattr(v, "to") else v for n, v in fields.items()})
+
+
+def row_ids(
+    tokenizer: PreTrainedTokenizerFast, stream: Stream, limit: int
+) -> tuple[list[int], list[list[int]]]:
+    """What stands before the rows, and each whole row's tokens; at most ``limit`` in all."""
+    core = tokenizer.backend_tokenizer
+    head = [tokenizer.bos_token_id]
+    if stream.head:
+        head += core.encode(stream.head, add_special_tokens=False).ids
+    used = len(head)
+    rows = []
+    for line in core.encode_batch(stream.lines, add_special_tokens=False):
+        used += len(line.ids)
+        if used > limit:
+            break
+        rows.append(line.ids)
+    return head, rows
 
 
 def context_ids(
-    tokenizer: PreTrainedTokenizerFast, sample: Sample, limit: int
+    tokenizer: PreTrainedTokenizerFast, stream: Stream, limit: int
 ) -> tuple[list[int], list[int]]:
-    """The context's tokens, at most ``limit``, and how many there are after each whole row."""
-    core = tokenizer.backend_tokenizer
-    ids = [tokenizer.bos_token_id]
-    if sample.head:
-        ids += core.encode(sample.head, add_special_tokens=False).ids
-    ends = []
-    for line in core.encode_batch(sample.lines, add_special_tokens=False):
-        ids += line.ids
-        if len(ids) > limit:
-            break
-        ends.append(len(ids))
-    return ids[:limit], ends
+    """The context's tokens, at most ``limit`` in whole rows, and how many after each row."""
+    head, rows = row_ids(tokenizer, stream, limit)
+    ends = (len(head) + np.cumsum([len(row) for row in rows], dtype=int)).tolist()
+    return [*head, *(token for row in rows for token in row)], ends
 
 
 def branch_ids(tokenizer: PreTrainedTokenizerFast, asked: Asked) -> tuple[list[int], list[int]]:
@@ -97,9 +113,17 @@ def branch_ids(tokenizer: PreTrainedTokenizerFast, asked: Asked) -> tuple[list[i
     return question, [*answer, tokenizer.eos_token_id]
 
 
-def rows_for(context: int, kind: str) -> int:
-    """Rows enough to fill ``context`` tokens with a stream of ``kind``."""
-    return context // {"bars": 25, "symbols": 26, "rows": 7}[kind] + 2
+def branches_for(
+    tokenizer: PreTrainedTokenizerFast, questions: Sequence[Asked], ends: list[int]
+) -> list[Branch]:
+    """The branches of ``questions``, ``ends`` as `context_ids` gives them."""
+    core = tokenizer.backend_tokenizer
+    texts = [text for asked in questions for text in (asked.text + ANSWER, asked.answer)]
+    ids = [found.ids for found in core.encode_batch(texts, add_special_tokens=False)]
+    return [
+        Branch(ends[asked.rows - 1], ids[2 * n], [*ids[2 * n + 1], tokenizer.eos_token_id], asked)
+        for n, asked in enumerate(questions)
+    ]
 
 
 def make_batch(
@@ -109,35 +133,70 @@ def make_batch(
     batch: int,
     context: int,
     branches: int,
-    max_k: int,
-    mix: Sequence[float] = MIX,
+    max_k: int = 20,
+    values: float = 0.0,
+    schemas: Sequence[float] = SHARES,
 ) -> Batch:
     """``batch`` streams of ``context`` tokens, each with questions filling ``branches`` tokens.
 
-    ``mix`` is as in `ask`.
+    ``schemas`` are the shares of `SCHEMAS`; questions look back at most ``max_k`` rows, and a share
+    of ``values`` is about last values whatever the stream.
     """
+    starts_word = word_starts(tokenizer)
     made = []
-    hints = np.full((batch, context, len(HINTS)), np.nan, dtype=np.float32)
+    found: list[tuple[np.ndarray, ...]] = []
     for b in range(batch):
-        kind = str(rng.choice(["bars", "symbols", "rows"], p=[0.7, 0.12, 0.18]))
-        sample = stream(rng, rows_for(context, kind), kind)
-        seen, row_ends = context_ids(tokenizer, sample, context)
-        for rows, end in enumerate(row_ends, start=1):
-            hints[b, end - 1] = moves(sample, rows)
-        drawn = []
-        room = branches * (GROUP - 16) // GROUP  # what groups lose at their ends
-        for _ in range(branches // 8 if row_ends else 0):
-            rows = int(rng.integers(1, len(row_ends) + 1))
-            asked = ask(rng, sample, rows, max_k=max_k, mix=mix)
-            if asked:
-                branch = Branch(row_ends[rows - 1], *branch_ids(tokenizer, asked), asked)
-                room -= branch.size
-                if room < 0:
-                    break
-                drawn.append(branch)
-        made.append((seen, drawn))
+        schema = str(rng.choice(SCHEMAS, p=schemas))
+        stream = make_stream(rng, context // ROW_TOKENS[schema] + 2, schema)
+        head, rows = row_ids(tokenizer, stream, context)
+        seen = [*head, *(token for row in rows for token in row)]
+        ends = (len(head) + np.cumsum([len(row) for row in rows], dtype=int)).tolist()
+        found.append(_hints(stream, rows, b * context + len(head), starts_word))
+        asked = [
+            ask(rng, stream, int(at), "last" if rng.random() < values else None, max_k=max_k)
+            for at in rng.integers(1, len(rows) + 1, branches // 9 + 2)
+        ]
+        made.append((seen, branches_for(tokenizer, [a for a in asked if a], ends)))
     laid = lay_out(tokenizer, made, context, branches)
-    return replace(laid, hints=torch.from_numpy(hints))
+    kept = torch.from_numpy(rng.random(laid.row_weight.shape) < ROW_SHARE)
+    parts = [torch.from_numpy(np.concatenate(part)) for part in zip(*found, strict=True)]
+    return replace(laid, row_weight=laid.row_weight * kept, hints=Hints(*parts))
+
+
+def word_starts(tokenizer: PreTrainedTokenizerFast) -> np.ndarray:
+    """Whether each token begins with a space, bool [vocabulary]."""
+    tokens = tokenizer.convert_ids_to_tokens(list(range(len(tokenizer))))
+    return np.array([token.startswith("\u0120") for token in tokens])
+
+
+def _hints(
+    stream: Stream, rows: list[list[int]], begin: int, starts_word: np.ndarray
+) -> tuple[np.ndarray, ...]:
+    """`Hints` of one context whose first row begins at ``begin``, as arrays."""
+    words = number_words(stream)
+    targets, counts = row_targets(stream, len(rows))
+    wanted = np.array(list(words.values()), dtype=int)
+    at = np.empty((len(rows), len(wanted)), dtype=np.int64)
+    row_ends = np.empty(len(rows), dtype=np.int64)
+    for n, row in enumerate(rows):
+        starts = np.flatnonzero(starts_word[row])
+        ends = np.append(starts, len(row) - 1) - 1  # the last token of each word
+        at[n] = begin + ends[wanted]
+        begin += len(row)
+        row_ends[n] = begin - 1
+    moves = [targets[column][0] for column in words]
+    classes = [targets[column][1] for column in words]
+    if not words:
+        width = len(MOVES), len(SIZES) + 2 * len(EXTREMES)
+        empty = np.empty((0, width[0]), np.float32), np.empty((0, width[1]), np.int64)
+        return at.reshape(-1), *empty, row_ends, counts
+    return (
+        at.reshape(-1),
+        np.stack(moves, 1).reshape(at.size, -1),
+        np.stack(classes, 1).reshape(at.size, -1),
+        row_ends,
+        counts,
+    )
 
 
 def lay_out(
@@ -147,6 +206,8 @@ def lay_out(
     branches: int,
 ) -> Batch:
     """Contexts and their branches as one batch; a branch that has no room left is left out."""
+    if branches % GROUP:
+        raise ValueError(f"expected room for branches in groups of {GROUP}, got {branches} tokens")
     tokens = context + branches
     ids = np.full((len(made), tokens), tokenizer.pad_token_id)
     targets = ids.copy()
@@ -197,47 +258,3 @@ def _placed(drawn: list[Branch], branches: int) -> list[tuple[int, Branch]]:
         placed.append((at, branch))
         at += branch.size
     return placed
-
-
-def branching_attention(
-    module: torch.nn.Module,
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    attention_mask: torch.Tensor,
-    scaling: float,
-    ends: tuple[int, ...],
-    **_: object,
-) -> tuple[torch.Tensor, None]:
-    """Attention as `Batch` lays tokens out, in the form transformers asks for.
-
-    ``query`` is [batch, heads, tokens, dim]; one dense mask would give twice the work.
-    """
-    context = query.shape[2] - attention_mask.shape[2]
-    dtype = query.dtype
-    if query.device.type == "cpu":  # a quarter faster there in float32 than in bfloat16
-        query, key, value = query.float(), key.float(), value.float()
-
-    def attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, **how: Any) -> torch.Tensor:
-        return functional.scaled_dot_product_attention(
-            q, k, v, scale=scaling, enable_gqa=k.shape[1] != q.shape[1], **how
-        )
-
-    out = [attend(*(x[:, :, :context] for x in (query, key, value)), is_causal=True)]
-    for group, end in enumerate(ends):
-        begin = context + group * GROUP
-        own = slice(begin, begin + GROUP)
-        rows = attention_mask[:, :, begin - context : begin - context + GROUP]
-        out.append(
-            attend(
-                query[:, :, own],
-                torch.cat([key[:, :, :end], key[:, :, own]], dim=2),
-                torch.cat([value[:, :, :end], value[:, :, own]], dim=2),
-                attn_mask=torch.cat([rows[..., :end], rows[..., context:]], dim=3),
-            )
-        )
-    return torch.cat(out, dim=2).transpose(1, 2).to(dtype), None
-
-
-AttentionInterface.register("branching", branching_attention)
-AttentionMaskInterface.register("branching", lambda *_, attention_mask=None, **__: attention_mask)

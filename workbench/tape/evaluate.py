@@ -1,51 +1,74 @@
-"""Scores of a folder of weights on streams that training never drew, and the card that states them.
+"""Scores of a folder of weights on streams that training never drew.
 
-An answer counts when every token of it, its end included, is the model's first choice after the
-true ones before it, which is the same as greedy decoding giving just that answer. For the
-up-or-down and above-or-below families it counts when the true choice is likelier than the other,
-as ``choices=`` decides. ``baseline`` is the share of the commonest true answer. Weights are read
-as they are stored (bfloat16) and computed with in float32.
+A free answer counts when every token of it, its end included, is the model's first choice after the
+true ones before it: greedy decoding gives just that answer. A closed question counts when the true
+choice is the likeliest, as ``choices=`` decides. ``baseline`` is the share of the commonest answer
+(of the commonest of the choices in their order, where they have one; one in as many where they are
+names). Weights are read as they are stored (bfloat16) and computed with in float32.
+
+Where scores come from: ``held out`` streams of training's kinds, by context length; ``unseen``
+regimes (`generators.UNSEEN`) at `UNSEEN_LENGTH` tokens; ``real`` rows, the weekly stock prices that
+plotly carries. Questions are about the last quarter of a held-out context.
 """
 
 from __future__ import annotations
 
 import json
 import sys
-from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
-from workbench.streams.render import Row, schema_for
-from workbench.tape.batch import GROUP, Branch, branch_ids, context_ids, lay_out, rows_for
-from workbench.tape.questions import COLUMNS, DEFAULT_K, Asked, Sample, ask, stream
-from workbench.tape.train import digest
+from workbench.streams.render import Row, price_text
+from workbench.tape.attention import GROUP
+from workbench.tape.batch import Branch, branches_for, context_ids, lay_out
+from workbench.tape.calibration import Closed, calibrate
+from workbench.tape.card import card_text, tables
+from workbench.tape.export import digest
+from workbench.tape.generators import UNSEEN, Stream, make_stream, read_stream
+from workbench.tape.questions import SHARES, Asked, ask
 
 SEED = 77_000_001  # training seeds its streams with other numbers
-OPPOSITE = {"up": "down", "down": "up", "above": "below", "below": "above"}
+# Length of context in tokens: streams of each kind, questions about each.
+PLAN = {512: (14, 40), 1024: (12, 40), 2048: (10, 44), 4096: (5, 72), 8192: (4, 88)}
+UNSEEN_LENGTH = 1024
+UNSEEN_PLAN = (3, 24)  # streams of each kind and regime, questions about each
 
 
 @dataclass(frozen=True)
 class Score:
-    """How one kind of question went at one context length (tokens; 0 stands for all of them).
+    """How one kind of question went; ``context`` in tokens, 0 where lengths are mixed.
 
-    ``rows`` says which rows: ``held out``, ``by move`` (the trends of held-out contexts up to 2048
-    tokens, by the size of the move) or ``real``.
+    ``free`` is the share that greedy decoding answers exactly, also of closed questions.
     """
 
-    rows: str
+    where: str
+    schema: str
     what: str
     context: int
     questions: int
     accuracy: float
+    free: float
     baseline: float
 
 
-def load(folder: Path) -> tuple[torch.nn.Module, PreTrainedTokenizerFast]:
+@dataclass(frozen=True)
+class Result:
+    """One question answered: right as asked, right as free text, and its choices' log chances."""
+
+    asked: Asked
+    right: bool
+    free: bool
+    chances: tuple[float, ...]
+
+
+def load(folder: Path) -> tuple[Any, Any]:
     """Model (float32, reading branches under a tree mask) and tokenizer of ``folder``."""
     tokenizer = AutoTokenizer.from_pretrained(folder)
     model = AutoModelForCausalLM.from_pretrained(
@@ -56,312 +79,246 @@ def load(folder: Path) -> tuple[torch.nn.Module, PreTrainedTokenizerFast]:
 
 @torch.inference_mode()
 def answered(
-    model: torch.nn.Module,
+    model: Any,
     tokenizer: PreTrainedTokenizerFast,
     seen: list[int],
     branches: list[Branch],
-) -> list[bool]:
-    """Whether each question about the context ``seen`` is answered right, in the given order."""
-    room = (sum(branch.size for branch in branches) * 2 // GROUP + 1) * GROUP
+) -> list[Result]:
+    """The questions about the context ``seen``, answered, in the given order."""
+    core = tokenizer.backend_tokenizer
+    asked: list[tuple[int, str]] = [(n, b.asked.answer) for n, b in enumerate(branches)]
+    asked += [
+        (n, choice)
+        for n, branch in enumerate(branches)
+        for choice in branch.asked.choices
+        if choice != branch.asked.answer
+    ]
+    tried = []
+    for n, text in asked:
+        ids = [*core.encode(text, add_special_tokens=False).ids, tokenizer.eos_token_id]
+        tried.append(Branch(branches[n].end, branches[n].question, ids, branches[n].asked))
+    found: dict[tuple[int, str], tuple[float, bool]] = {}
+    order = sorted(range(len(tried)), key=lambda i: tried[i].end)
+    for begin in range(0, len(order), 256):
+        part = order[begin : begin + 256]
+        for i, result in zip(part, _read(model, tokenizer, seen, [tried[i] for i in part]),
+                             strict=True):  # fmt: skip
+            found[asked[i]] = result
+    made = []
+    for n, branch in enumerate(branches):
+        truth, free = found[n, branch.asked.answer][0], found[n, branch.asked.answer][1]
+        chances = tuple(found[n, choice][0] for choice in branch.asked.choices)
+        made.append(Result(branch.asked, truth >= max(chances) if chances else free, free, chances))
+    return made
+
+
+def _read(
+    model: Any,
+    tokenizer: PreTrainedTokenizerFast,
+    seen: list[int],
+    branches: list[Branch],
+) -> list[tuple[float, bool]]:
+    """Of each branch, by ascending ``end``: its answer's log chance without its end, and whether
+    it is what greedy decoding gives."""
+    seen = seen[: branches[-1].end]
+    room = (sum(branch.size for branch in branches) * 5 // 4 // GROUP + 1) * GROUP
     batch = lay_out(tokenizer, [(seen, branches)], len(seen), room)
-    logits = model(
+    hidden = model.model(
         input_ids=batch.ids,
         attention_mask=batch.mask,
         position_ids=batch.positions,
         ends=batch.ends,
         use_cache=False,
-    ).logits[0]
-    starts = (batch.answer_weight[0] > 0).nonzero()[:, 0].tolist()
-    right = {}
-    at = 0
-    for index in sorted(range(len(branches)), key=lambda i: branches[i].end):
-        answer, asked = branches[index].answer, branches[index].asked
-        where = starts[at : at + len(answer)]
-        at += len(answer)
-        if asked.answer in OPPOSITE:
-            other = tokenizer.convert_tokens_to_ids(OPPOSITE[asked.answer])
-            right[index] = bool(logits[where[0], answer[0]] > logits[where[0], other])
-        else:
-            right[index] = logits[where].argmax(-1).tolist() == answer
-    return [right[index] for index in range(len(branches))]
+    ).last_hidden_state[0]
+    starts = (batch.answer_weight[0] > 0).nonzero()[:, 0]
+    logits = torch.log_softmax(model.lm_head(hidden[starts]).float(), -1)
+    made, at = [], 0
+    for branch in branches:
+        own = logits[at : at + len(branch.answer)]
+        at += len(branch.answer)
+        chance = sum(float(own[i, token]) for i, token in enumerate(branch.answer[:-1]))
+        made.append((chance, own.argmax(-1).tolist() == branch.answer))
+    if at != len(logits):
+        raise RuntimeError(f"laid out {len(logits)} answer tokens, asked for {at}")
+    return made
 
 
-def label(asked: Asked, sample: Sample) -> str:
-    """The line of the card that a question counts for."""
+def label(asked: Asked) -> str:
+    """What a question asks, in the words of the card."""
+    if asked.family == "last" and asked.column == "move":
+        return "last move"
     if asked.family == "trend":
-        k = next((w for w in asked.text.split() if w.isdigit()), None)
-        if k is None:
-            return "up or down, no number (means 10 bars)"
-        often = k in {"3", "5", "10", "20"}
-        return f"up or down over the last {k if often else 'k (any other)'} bars"
-    if asked.family != "last":
-        return {
-            "bar": "last bar up or down",
-            "level": "last close above or below a price",
-            "trend_rows": "up or down of a column over k rows",
-        }[asked.family]
-    if sample.schema == "rows":
-        return "last value of a named column"
-    if len({row.get("symbol") for row in sample.rows[:4]}) > 1:
-        return "last value of one of several symbols"
-    words = {w.strip("?.").lower() for w in asked.text.split()}
-    word = next((w for w in (*COLUMNS.values(), "price") if w in words), "close")
-    return f"last {'close' if word == 'price' else word}"
-
-
-def move_size(asked: Asked, sample: Sample) -> str:
-    """How clear a trend's move is, against what k bars of the stream usually move."""
-    k = next((int(w) for w in asked.text.split() if w.isdigit()), DEFAULT_K)
-    closes = np.log([row["c"] for row in sample.rows[: asked.rows]])
-    usual = np.std(np.diff(closes[-60:])) * np.sqrt(k)
-    size = abs(closes[-1] - closes[-1 - k]) / usual
-    return "clear (over 0.75)" if size > 0.75 else "slight (to 0.25)" if size <= 0.25 else "between"
+        return "volume up or down" if asked.column == "v" else "up or down over k rows"
+    if asked.family == "who":
+        return {"move": "who moved most", "v": "who is fastest"}.get(asked.column, "who came last")
+    return {
+        "last": "last value", "absent": "not in the data", "bar": "last bar up or down",
+        "change": "size of the move over k bars", "extreme": "largest or smallest of k",
+        "level": "above or below a number", "limits": "inside its limits",
+        "count": "how many of k", "happened": "has it happened",
+    }[asked.family]  # fmt: skip
 
 
 def held_out(
     tokenizer: PreTrainedTokenizerFast,
     length: int,
+    streams: int,
     questions: int,
     *,
+    kinds: Iterable[tuple[str, bool]] = tuple(SHARES),
+    regime: str = "train",
     seed: int = SEED,
-    streams: int | None = None,
-) -> Iterator[tuple[Sample, list[int], list[Branch]]]:
-    """Streams of ``length`` tokens, some ``questions`` of each kind about their last quarter.
+) -> Iterator[tuple[str, Stream, list[int], list[Branch]]]:
+    """``streams`` streams of each kind in contexts of ``length`` tokens, and questions about them.
 
-    Answers within one stream go together (a rising market rises), so there are many: 16 streams
-    of each kind, fewer beyond 2048 tokens, where each costs more.
+    Yields the kind's name, the stream, its tokens and the branches.
     """
-    streams = streams or (16 if length <= 2048 else 8 if length <= 4096 else 6)
-    wanted = {
-        "bars": [("last", None)] * 5
-        + [("bar", None), ("level", None), ("trend", None)]
-        + [("trend", k) for k in (3, 5, 10, 20)],
-        "symbols": [("last", None)],
-        "rows": [("last", None), ("trend_rows", None)],
-    }
-    for number, (kind, families) in enumerate(wanted.items()):
+    for number, (schema, several) in enumerate(kinds):
+        families = [f for f in SHARES[schema, several] for _ in range(2 if f == "last" else 1)]
         for index in range(streams):
-            rng = np.random.default_rng([seed, length, number, index])
-            sample = stream(rng, rows_for(length, kind), kind)
-            seen, ends = context_ids(tokenizer, sample, length)
-            late = [rows for rows, end in enumerate(ends, start=1) if end >= 0.75 * length]
-            branches = []
-            for family, k in families * -(-questions // streams):
-                rows = int(rng.choice(late))
-                asked = ask(rng, sample, rows, family, k=k)
-                if asked and (family, k) == ("trend", None) and any(map(str.isdigit, asked.text)):
-                    asked = None  # this place is for questions without a number
-                if asked:
-                    branches.append(Branch(ends[rows - 1], *branch_ids(tokenizer, asked), asked))
-            yield sample, seen, branches
+            rng = np.random.default_rng(
+                [seed, length, number, index, ("train", *UNSEEN).index(regime)]
+            )
+            flag = bool(index % 2) if (schema, True) not in SHARES else several
+            stream = make_stream(rng, length // 3, schema, several=flag, regime=regime)
+            seen, ends = context_ids(tokenizer, stream, length)
+            late = [rows for rows, end in enumerate(ends, start=1) if end >= 0.75 * ends[-1]]
+            asked = [
+                ask(rng, stream, int(rng.choice(late)), families[n % len(families)])
+                for n in range(questions)
+            ]
+            name = f"{schema}, several" if (schema, True) in SHARES and several else schema
+            yield name, stream, seen, branches_for(tokenizer, [a for a in asked if a], ends)
 
 
 def real_rows(
-    tokenizer: PreTrainedTokenizerFast,
-) -> Iterator[tuple[str, Sample, list[int], list[Branch]]]:
-    """The weekly prices that plotly carries, as plain rows and as bars of four weeks."""
+    tokenizer: PreTrainedTokenizerFast, questions: int = 40
+) -> Iterator[tuple[str, Stream, list[int], list[Branch]]]:
+    """The weekly prices that plotly carries, as plain rows and as bars of two weeks."""
     import plotly.data
 
     stocks = plotly.data.stocks(return_type="polars")
     names = [name for name in stocks.columns if name != "date"]
     rng = np.random.default_rng([SEED, 1])
+
+    def asked(name: str, stream: Stream) -> tuple[str, Stream, list[int], list[Branch]]:
+        seen, ends = context_ids(tokenizer, stream, 16_384)
+        drawn = [ask(rng, stream, int(rng.integers(4, len(ends) + 1))) for _ in range(questions)]
+        return name, stream, seen, branches_for(tokenizer, [a for a in drawn if a], ends)
+
     for columns in ([*stocks.columns], names, *([name] for name in names)):
         rows = [
-            {c: str(v) if c == "date" else v for c, v in row.items()}
+            {c: str(v) if c == "date" else float(price_text(v)) for c, v in row.items()}
             for row in stocks.select(columns).to_dicts()
         ]
-        sample = _sample("rows", rows)
-        seen, ends = context_ids(tokenizer, sample, 16_384)
-        branches = []
-        for family in ("last", "trend_rows") * 40:
-            at = int(rng.integers(4, len(rows) + 1))
-            asked = ask(rng, sample, at, family)
-            if asked:
-                branches.append(Branch(ends[at - 1], *branch_ids(tokenizer, asked), asked))
         shape = "one column" if len(columns) == 1 else f"{len(columns)} columns"
-        yield f"plotly stocks, {shape}", sample, seen, branches
+        yield asked(f"rows, {shape}", read_stream("rows", rows))
     for name in names:
-        prices = stocks[name].to_list()
+        prices = [float(price_text(value)) for value in stocks[name].to_list()]
         bars: list[Row] = []
         for at in range(0, len(prices) - 1, 2):
             part = prices[at : at + 3]
             bars.append({"o": part[0], "h": max(part), "l": min(part), "c": part[-1]})
-        sample = _sample("ohlcv", [{"symbol": name} | bar for bar in bars])
-        seen, ends = context_ids(tokenizer, sample, 16_384)
-        branches = []
-        for family in ("last", "trend", "bar", "level") * 20:
-            at = int(rng.integers(4, len(bars) + 1))
-            asked = ask(rng, sample, at, family)
-            if asked:
-                branches.append(Branch(ends[at - 1], *branch_ids(tokenizer, asked), asked))
-        yield "plotly stocks, two-week bars", sample, seen, branches
+        named = [{"symbol": name} | bar for bar in bars]
+        yield asked("ohlcv, two weeks a bar", read_stream("ohlcv", named))
 
 
-def scores(folder: Path, lengths: list[int], questions: int) -> list[Score]:
-    """Every kind of question at every context length, then on real rows (length 0)."""
+Cells = dict[tuple[str, str, str, int], list[Result]]
+
+
+def results(folder: Path, share: float = 1.0, *, progress: bool = True) -> Cells:
+    """Every question, answered, by where, schema, what and context length."""
+    from tqdm import tqdm
+
     model, tokenizer = load(folder)
-    cells: dict[tuple[str, str, int], list[tuple[bool, str]]] = defaultdict(list)
-    for length in lengths:
-        for sample, seen, branches in held_out(tokenizer, length, questions):
-            for right, branch in zip(
-                answered(model, tokenizer, seen, branches), branches, strict=True
+    cells: Cells = {}
+
+    def fewer(number: int) -> int:
+        return max(1, round(number * share))
+
+    def all_of() -> Iterator[tuple[str, int, tuple[str, Stream, list[int], list[Branch]]]]:
+        for length, (streams, questions) in PLAN.items():
+            for each in held_out(tokenizer, length, fewer(streams), questions):
+                yield "held out", length, each
+        for regime in UNSEEN:
+            for each in held_out(
+                tokenizer, UNSEEN_LENGTH, fewer(UNSEEN_PLAN[0]), UNSEEN_PLAN[1], regime=regime
             ):
-                result = (right, branch.asked.answer)
-                cells["held out", label(branch.asked, sample), length].append(result)
-                if branch.asked.family == "trend" and length <= 2048:
-                    cells["by move", move_size(branch.asked, sample), 0].append(result)
-    for where, _, seen, branches in real_rows(tokenizer):
-        for right, branch in zip(answered(model, tokenizer, seen, branches), branches, strict=True):
-            family = {"last": "last value", "level": "above or below", "bar": "last bar"}.get(
-                branch.asked.family, "up or down over k"
-            )
-            cells["real", f"{where}: {family}", 0].append((right, branch.asked.answer))
+                yield f"unseen {regime}", UNSEEN_LENGTH, each
+        for each in real_rows(tokenizer):
+            yield "real", 0, each
+
+    streams = sum(fewer(n) for n, _ in PLAN.values()) + fewer(UNSEEN_PLAN[0]) * len(UNSEEN)
+    for where, length, (name, _, seen, branches) in tqdm(
+        all_of(), total=streams * len(SHARES) + 14, unit=" streams", disable=not progress
+    ):
+        for result in answered(model, tokenizer, seen, branches):
+            key = where, name, label(result.asked), length
+            cells.setdefault(key, []).append(result)
+    return cells
+
+
+def scores(cells: Cells) -> list[Score]:
+    """The share that is right of each kind of question, beside its baseline."""
     return [
         Score(
-            rows,
-            what,
-            length,
-            len(results),
-            round(float(np.mean([right for right, _ in results])), 3),
-            round(Counter(answer for _, answer in results).most_common(1)[0][1] / len(results), 3),
+            where, schema, what, length, len(found),
+            round(float(np.mean([r.right for r in found])), 4),
+            round(float(np.mean([r.free for r in found])), 4),
+            round(baseline([r.asked for r in found]), 4),
         )
-        for (rows, what, length), results in sorted(cells.items())
+        for (where, schema, what, length), found in cells.items()
+    ]  # fmt: skip
+
+
+def baseline(asked: list[Asked]) -> float:
+    """How often always giving the commonest answer is right."""
+    if all(a.family == "who" for a in asked):
+        return float(np.mean([1 / len(a.choices) for a in asked]))
+    answers = [str(a.choices.index(a.answer)) if a.choices else a.answer for a in asked]
+    return Counter(answers).most_common(1)[0][1] / len(asked)
+
+
+def by_back(cells: Cells) -> list[Score]:
+    """How far back: up or down over k bars of one symbol, to 2048 tokens, by k."""
+    found: dict[int, list[Result]] = {}
+    for (where, schema, what, length), made in cells.items():
+        wanted = where == "held out" and schema == "ohlcv" and what == "up or down over k rows"
+        if wanted and length <= 2048:
+            for result in made:
+                found.setdefault(result.asked.k, []).append(result)
+    keyed = {("by k", "ohlcv", f"up or down over {k} rows", 0): r for k, r in sorted(found.items())}
+    return scores(keyed)
+
+
+def evaluate(folder: Path, *, share: float = 1.0, write: bool = True) -> list[Score]:
+    """Score ``folder``, print the tables and, unless ``write`` is False, renew its card.
+
+    Writes ``card.json`` (every figure), ``CARD.md`` (for people) and ``calibration.json`` (the
+    temperature that choices' log chances are divided by, see `calibration`).
+    """
+    path = folder / "card.json"
+    card = json.loads(path.read_text())
+    if write and card["trained"]["sha256"] != digest(folder):
+        raise ValueError(
+            f"expected weights of digest {card['trained']['sha256']}, got {digest(folder)}; "
+            "export them again with `python -m workbench.tape export`"
+        )
+    cells = results(folder, share)
+    made = scores(cells) + by_back(cells)
+    closed = [
+        Closed(result.chances, result.asked.choices.index(result.asked.answer))
+        for (where, _, _, length), found in cells.items()
+        for result in found
+        if where == "held out" and length <= 2048 and result.asked.choices
     ]
-
-
-def evaluate(
-    folder: Path, lengths: list[int], questions: int, *, write: bool = True
-) -> list[Score]:
-    """Score ``folder``, print the table and, unless ``write`` is False, renew its card."""
-    made = scores(folder, lengths, questions)
-    table = tables(made)
-    sys.stdout.write(table)
+    card["scores"] = [asdict(score) for score in made]
+    card["calibration"] = calibrate(closed)
+    sys.stdout.write(tables(card["scores"]))
+    sys.stdout.write(json.dumps(card["calibration"]) + "\n")
     if write:
-        path = folder / "card.json"
-        card = json.loads(path.read_text())
-        if card["trained"]["sha256"] != digest(folder):
-            raise ValueError(
-                f"expected weights of digest {card['trained']['sha256']}, got {digest(folder)}; "
-                "export them again with `python -m workbench.tape train`"
-            )
-        card["scores"] = [asdict(score) for score in made]
         path.write_text(json.dumps(card, indent=1) + "\n")
-        (folder / "CARD.md").write_text(card_text(card, made))
+        (folder / "CARD.md").write_text(card_text(card))
+        kept = {"temperature": card["calibration"]["temperature"]}
+        (folder / "calibration.json").write_text(json.dumps(kept) + "\n")
     return made
-
-
-def tables(made: list[Score]) -> str:
-    """The scores as Markdown: held-out streams by length, trends by size of move, real rows."""
-    held = [score for score in made if score.rows == "held out"]
-    lengths = sorted({score.context for score in held})
-    cells = {(score.what, score.context): score for score in held}
-    lines = [
-        "| question, context in tokens | " + " | ".join(map(str, lengths)) + " | baseline |",
-        "| --- |" + " ---: |" * (len(lengths) + 1),
-    ]
-    for what in sorted({score.what for score in held}, key=_order):
-        row = [cells.get((what, length)) for length in lengths]
-        known = [score for score in row if score]
-        base = sum(s.baseline * s.questions for s in known) / sum(s.questions for s in known)
-        shown = " | ".join(f"{score.accuracy:.0%}" if score else "" for score in row)
-        lines.append(f"| {what} | {shown} | {base:.0%} |")
-    titles = {"by move": "up or down over k bars, by size of the move", "real": "real rows"}
-    for rows, title in titles.items():
-        lines += ["", f"| {title} | questions | right | baseline |", "| --- | ---: | ---: | ---: |"]
-        lines += [
-            f"| {s.what} | {s.questions} | {s.accuracy:.0%} | {s.baseline:.0%} |"
-            for s in made
-            if s.rows == rows
-        ]
-    return "\n".join(lines) + "\n"
-
-
-def card_text(card: dict, made: list[Score]) -> str:
-    """The card for people: what the model can and cannot do, with the figures."""
-    trained = card["trained"]
-    held = [score for score in made if score.rows == "held out" and score.questions >= 30]
-    worst: dict[str, float] = {}
-    for score in held:
-        if score.context <= 2048:
-            worst[score.what] = min(worst.get(score.what, 1.0), score.accuracy)
-    groups = {
-        "It does these, right at least nine times in ten": (0.9, 1.01),
-        "It does these right far more often than not, at least two times in three": (0.67, 0.9),
-        "It cannot do these; they are listed because it was trained on them": (0.0, 0.67),
-    }
-    lists = []
-    for title, (low, high) in groups.items():
-        of = sorted((what for what, value in worst.items() if low <= value < high), key=_order)
-        if of:
-            lists.append(f"{title}:\n")
-            lists.append("\n".join(f"- {what}: {worst[what]:.0%}" for what in of) + "\n")
-    does = [what for what, value in worst.items() if value >= 0.67]
-    lengths = sorted({score.context for score in held})
-    means = [
-        np.mean([s.accuracy for s in held if s.context == length and s.what in does])
-        for length in lengths
-    ]
-    by_length = "\n".join(
-        f"- {length} tokens: {mean:.0%}" for length, mean in zip(lengths, means, strict=True)
-    )
-    longest = max(stage["context"] for stage in trained["recipe"]["stages"])
-    return f"""# tape: the embedded model
-
-A Llama of 3.1 M parameters that this project trained from nothing to read market rows and answer a
-few kinds of question about them. It knows no language beyond that, and nothing about markets: it
-reads what is in its context. Rows look so (`workbench/streams/render.py`; schema `ohlcv`, then
-`rows`):
-
-    up6 BTC o101.20 h102.00 l100.90 c101.70 v53120
-    date=2018-01-01 GOOG=1.0182 AAPL=1.0119
-
-and questions so (`questions.py` has every wording it was trained on):
-
-    What was the last close?                        101.70
-    Was the last bar up or down?                    up
-    Is the trend up or down over the last 10 bars?  up
-    Is the trend up or down?                        up (means the last 10 bars)
-
-Trained for {trained["minutes"]:.0f} minutes on two CPU cores, {trained["steps"]} steps,
-{trained["tokens"] / 1e6:.1f} M tokens of made-up streams, seed {trained["recipe"]["seed"]}
-(`python -m workbench.tape train`; `LOG.md` says how the recipe changed on the way).
-Weights are bfloat16; SHA-256 `{trained["sha256"]}`.
-
-## What it can do
-
-In contexts up to 2048 tokens (some 60 bars); the figure is the worst of the lengths measured.
-
-{chr(10).join(lists)}
-Longer contexts: it was trained on contexts of up to {longest} tokens, and its config allows 16384.
-The mean over the kinds that it does, by length of context:
-
-{by_length}
-
-Real rows can be harder than made-up ones: see the last table before asking about rows of several
-columns.
-
-Anything else (other wordings, other questions, conversation, forecasts, advice) was not trained and
-was not measured: expect nonsense.
-
-## Figures
-
-Held-out streams, asked about the last quarter of a context of the stated length; exact answers, or
-the right one of two choices. Baseline is always giving the commonest answer.
-
-{tables(made)}
-Prices are read and answered with five significant digits, as the renderer prints them. "Up or down
-over the last k bars" compares the last close with the close k bars before it; equal closes are
-never asked about here, and get "up" or "down" all the same. The size of a move is measured against
-the usual move over k bars (the spread of one bar's move in the last 60, times the root of k). The
-answer about a slight move is close to a coin toss.
-"""
-
-
-def _order(what: str) -> tuple[int, str]:
-    digits = "".join(c for c in what if c.isdigit())
-    return (int(digits) if what.startswith("up or down over") and digits else 0, what)
-
-
-def _sample(schema_name: str, rows: list[Row]) -> Sample:
-    text = schema_for(schema_name).render(rows)
-    return Sample(None, schema_name, rows, [line + "\n" for line in text.split("\n")[:-1]])

@@ -1,325 +1,442 @@
-"""What the embedded model is trained and scored on: streams, questions and true answers.
+"""What the embedded model is asked: questions about a stream, each with its truth.
 
-A `Sample` is one stream, rendered, with questions at moments in it; every answer is computed from
-the rows before that moment. Families:
+Every answer is computed from the rows before the moment of asking, as printed. Families:
 
-- ``last``: the printed value of a column of the last row, or of a symbol's last row;
+- ``last``: the printed value of a column of the last row, or of somebody's last row;
+- ``absent``: the same of a column or a name that no row has: ``not in the data``; a sensor whose
+  last reading is a fault has no value either;
 - ``bar``: the last bar closed above (up) or below (down) its own open;
-- ``trend``: the last close is above (up) or below (down) the close k bars earlier; k is 10 when the
-  question does not say; ``trend_rows`` is the same of a column of plain rows;
-- ``level``: the last close is above or below a price in the question.
+- ``trend``: a column is above or below what it was k rows before; k is 10 when the question about
+  bars does not say; of somebody, k of that one's own rows;
+- ``change``: that move of the close over k bars, in the words of the row's own move: ``up6``;
+- ``extreme``: the largest or smallest value of a column in the last k rows;
+- ``level``: the last value is above or below a number in the question;
+- ``limits``: a sensor's last reading is inside its limits, or ok, low, high, fault;
+- ``who``: whose row came last, whose last bar moved most (by its size class), who is fastest;
+- ``count``: how many of the last k rows did something that their first word says;
+- ``happened``: an event of a level or message is among the last k, or among all.
 
-Equal prices are never asked about.
+Equal values are never asked about, nor is a largest move that two share.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from bisect import bisect_left
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
-from workbench.streams.market import bars_of
-from workbench.streams.render import Row, move_text, price_text, schema_for
+from workbench.streams.readings import limit_mark
+from workbench.streams.render import Row, count_text, move_text, price_text
+from workbench.tape import wording
+from workbench.tape.generators import CALM, ENTITY, LEVELS, NAMES, SYMBOLS, TROUBLE, Stream
 
 DEFAULT_K = 10
-COLUMNS = {"o": "open", "h": "high", "l": "low", "c": "close", "v": "volume", "m": "move"}
-HINTS = (0, 2, 3, 5, 10, 20)  # bars back, see `moves`; 0 is the bar's own open
-
-LAST = (
-    "What was the last {x}?",
-    "What is the last {x}?",
-    "What was the latest {x}?",
-    "What is the latest {x}?",
-    "What is the most recent {x}?",
-    "What is the {x} now?",
-    "What is the {x} of the last bar?",
-    "What was the {x} of the last row?",
-    "Give the last {x}.",
-    "Last {x}?",
-    "last {x}",
-    "{x}?",
-)
-LAST_VALUE = (
-    *LAST,
-    "What was the last value of {x}?",
-    "What is the last value of {x}?",
-    "What is {x} now?",
-)
-LAST_OF = (
-    "What was the last {x} of {s}?",
-    "What is the last {x} of {s}?",
-    "What was the last {s} {x}?",
-    "What is the latest {x} of {s}?",
-    "What is the {s} {x} now?",
-    "Last {x} of {s}?",
-    "{s} {x}?",
-)
-BAR = (
-    "Was the last bar up or down?",
-    "Is the last bar up or down?",
-    "Did the last bar close up or down?",
-    "Did the last bar go up or down?",
-    "Last bar up or down?",
-)
-TREND = (
-    "Is the trend up or down over the last {k} bars?",
-    "Is the close up or down over the last {k} bars?",
-    "Is the price up or down over the last {k} bars?",
-    "Up or down over the last {k} bars?",
-    "Did the close go up or down over the last {k} bars?",
-    "Are we up or down over the last {k} rows?",
-    "Over the last {k} bars, is the trend up or down?",
-    "Is the trend of the last {k} bars up or down?",
-)
-TREND_DEFAULT = (
-    "Is the trend up or down?",
-    "Is the trend up or down now?",
-    "Is the market up or down?",
-    "Is the price going up or down?",
-    "Trend up or down?",
-    "Up or down?",
-)
-TREND_ROWS = (
-    "Is {x} up or down over the last {k} rows?",
-    "Did {x} go up or down over the last {k} rows?",
-    "Up or down for {x} over the last {k} rows?",
-)
-LEVEL = (
-    "Is the last close above or below {x}?",
-    "Is the close above or below {x}?",
-    "Is the price above or below {x}?",
-    "Was the last close above or below {x}?",
-    "Above or below {x}?",
-)
-PROMPTS = (
-    "You watch the tape.",
-    "You read market data.",
-    "You watch the market and answer questions about it.",
-    "Market rows, one a line.",
-    "Answer questions about these rows.",
-    "You are a market watcher. Answer briefly.",
-    "BTC, one-minute bars.",
-)
-SYMBOLS = (
-    *("BTC", "ETH", "SOL", "AAPL", "MSFT", "GOOG", "AMZN", "NFLX", "NVDA", "TSLA", "SPY", "QQQ"),
-    *("EURUSD", "GBPUSD", "DOGE", "XRP", "IBM", "META", "ES", "CL", "GLD", "BTC-USD", "ETHUSDT"),
-)
-NAMES = (
-    *SYMBOLS,
-    *("FB", "price", "bid", "ask", "mid", "size", "spread", "x", "y", "a", "b", "value", "yield"),
-    *("temp", "load", "rate", "index", "last_price", "qty", "alpha", "beta", "gas", "oil", "power"),
-)
-MIX = (0.26, 0.2, 0.46, 0.08)
-LEVEL_OFFSETS = (0.3, 1.0, 3.0, 10.0)
+KS = (3, 5, 10, 20, 2, 4, 6, 8, 15)
+K_SHARES = (0.26, 0.26, 0.2, 0.1, 0.08, 0.03, 0.03, 0.02, 0.02)
+OFFSETS = (0.3, 1.0, 3.0, 10.0)  # of a level, in usual steps of the value
+YES_NO = ("yes", "no")
+LIMITS = {"low": ("low limit", "lower limit"), "high": ("high limit", "upper limit")}
+EXACT = {"v", "hr", "sys", "dia", "spo2", "temp"}  # whole numbers are printed whole
+# Shares of the families, in streams of one and of several.
+SHARES: dict[tuple[str, bool], dict[str, float]] = {
+    ("ohlcv", False): {
+        "last": 0.22, "bar": 0.08, "trend": 0.3, "change": 0.08, "extreme": 0.12, "level": 0.1,
+        "count": 0.07, "absent": 0.03,
+    },
+    ("ohlcv", True): {
+        "last": 0.45, "bar": 0.1, "who": 0.15, "trend": 0.15, "level": 0.1, "absent": 0.05,
+    },
+    ("iot", False): {
+        "last": 0.25, "limits": 0.2, "trend": 0.15, "extreme": 0.1, "level": 0.1, "count": 0.15,
+        "absent": 0.05,
+    },
+    ("iot", True): {
+        "last": 0.35, "limits": 0.25, "who": 0.08, "trend": 0.08, "level": 0.08, "count": 0.1,
+        "absent": 0.06,
+    },
+    ("vitals", False): {
+        "last": 0.4, "trend": 0.22, "extreme": 0.15, "level": 0.18, "absent": 0.05,
+    },
+    ("vitals", True): {
+        "last": 0.55, "trend": 0.12, "level": 0.15, "who": 0.08, "extreme": 0.05, "absent": 0.05,
+    },
+    ("event", False): {"last": 0.35, "count": 0.25, "happened": 0.4},
+    ("spatial", False): {"last": 0.5, "trend": 0.2, "extreme": 0.1, "level": 0.15, "absent": 0.05},
+    ("spatial", True): {
+        "last": 0.5, "trend": 0.1, "who": 0.2, "level": 0.12, "absent": 0.08,
+    },
+    ("rows", False): {"last": 0.5, "trend": 0.2, "extreme": 0.1, "level": 0.14, "absent": 0.06},
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Asked:
-    """One question, asked after ``rows`` rows, and its true answer."""
+    """One question, asked after ``rows`` rows, its true answer, and its choices if it is closed.
+
+    ``k`` is how many rows back it looks (0: it does not), ``column`` what about ("": nothing).
+    """
 
     family: str
     text: str
     answer: str
     rows: int
+    choices: tuple[str, ...] = ()
+    k: int = 0
+    column: str = ""
 
 
-@dataclass(frozen=True)
-class Sample:
-    """One stream: its prompt, its schema's name, its rows and their lines, questions about them."""
+class Moment:
+    """A stream as of a number of rows, and how to draw a question about it."""
 
-    prompt: str | None
-    schema: str
-    rows: list[Row]
-    lines: list[str]
-    asked: list[Asked] = field(default_factory=list)
+    def __init__(
+        self, rng: np.random.Generator, stream: Stream, rows: int, max_k: int, k: int | None
+    ) -> None:
+        """``k`` fixes how far questions look back, else they draw it, up to ``max_k``."""
+        self.rng, self.stream, self.rows = rng, stream, rows
+        self.schema = stream.schema
+        self.max_k, self.k = max_k, k
+        seen = {
+            name: own[: bisect_left(own, rows)]
+            for name, own in stream.members.items()
+            if own[0] < rows
+        }
+        self.members: dict[str, list[int]] = seen
+        self.several = len(seen) > 1
+        self.named = "" not in seen
 
-    @property
-    def head(self) -> str:
-        """What stands before the rows, after the beginning-of-text token."""
-        return "" if self.prompt is None else self.prompt + "\n"
+    def pick(self, choices: Sequence[str]) -> str:
+        """One of ``choices``."""
+        return choices[int(self.rng.integers(len(choices)))]
 
+    def whose(self) -> tuple[str, list[Row]]:
+        """Somebody, and their rows so far; "" where the question need not say whose."""
+        name = self.pick(list(self.members))
+        rows = [self.stream.rows[at] for at in self.members[name]]
+        return ("" if not self.several and self.rng.random() < 0.5 else name), rows
 
-def stream(rng: np.random.Generator, rows: int, kind: str | None = None) -> Sample:
-    """A stream of ``rows`` rows; ``kind`` is ``bars``, ``symbols`` or ``rows``, drawn when None."""
-    kind = kind or str(rng.choice(["bars", "symbols", "rows"], p=[0.7, 0.12, 0.18]))
-    make = {"bars": _bars, "symbols": _symbols, "rows": _plain}[kind]
-    schema_name, made = make(rng, rows)
-    schema = schema_for(schema_name)
-    lines = [line + "\n" for line in schema.render(made).split("\n")[:-1]]
-    prompt = None if rng.random() < 0.4 else PROMPTS[rng.integers(len(PROMPTS))]
-    return Sample(prompt, schema_name, made, lines)
+    def column(self) -> str:
+        """A column of numbers."""
+        return self.pick(self.stream.numbers()) if self.schema != "iot" else "value"
+
+    def word(self, column: str, name: str = "") -> str:
+        """How a question calls ``column``, and whose it is."""
+        word = self.pick(wording.COLUMNS[self.schema].get(column, (column,)))
+        if not name:
+            return word
+        return self.pick(("{x} of {s}", "{x} of {s}", "{s} {x}", "{x} for {s}")).format(
+            x=word, s=name
+        )
+
+    def look_back(self, most: int) -> int:
+        """How many rows to look back, fewer than ``most``; 0 where there are too few."""
+        if self.k is not None:
+            return self.k if self.k < most else 0
+        allowed = [
+            (k, p) for k, p in zip(KS, K_SHARES, strict=True) if k < most and k <= self.max_k
+        ]
+        if not allowed:
+            return 0
+        shares = np.array([p for _, p in allowed])
+        return int(allowed[self.rng.choice(len(allowed), p=shares / shares.sum())][0])
+
+    def rows_word(self) -> str:
+        """What this stream's rows are called."""
+        return self.pick(wording.ROWS[self.schema])
+
+    def asked(self, family: str, text: str, answer: str, *rest: object, **kept: object) -> Asked:
+        """The question, its first letter in upper case where the wording begins with a slot."""
+        if text[0].islower() and text.endswith("?") and " " in text and self.rng.random() < 0.7:
+            text = text[0].upper() + text[1:]
+        return Asked(family, text, answer, self.rows, *rest, **kept)  # type: ignore[arg-type]
 
 
 def ask(
     rng: np.random.Generator,
-    sample: Sample,
+    stream: Stream,
     rows: int,
     family: str | None = None,
+    *,
     max_k: int = 20,
     k: int | None = None,
-    mix: Sequence[float] = MIX,
 ) -> Asked | None:
-    """A question after ``rows`` rows of ``sample``; None where its truth is undefined or a tie.
+    """A question after ``rows`` rows of ``stream``; None where its truth is undefined or a tie.
 
-    ``family`` None draws one that suits the stream, about single-symbol bars in the shares of
-    ``mix`` (last, bar, trend, level); trends look back at most ``max_k`` bars.
+    ``family`` None draws one that suits the stream; questions look back ``k`` rows, or up to
+    ``max_k``.
     """
-    seen = sample.rows[:rows]
-    last = seen[-1]
+    moment = Moment(rng, stream, rows, max_k, k)
     if family is None:
-        family = _family(rng, sample, last, mix)
-    if family == "last":
-        return _last(rng, sample, seen)
-    if family == "bar":
-        return _moved("bar", _pick(rng, BAR), last["o"], last["c"], rows)
-    if family == "level":
-        size = 0.5 * abs(last["h"] - last["l"]) + 1e-4 * last["c"]
-        away = size * rng.choice(LEVEL_OFFSETS) * rng.uniform(0.5, 1.5) * rng.choice([-1, 1])
-        level = price_text(max(last["c"] + away, last["c"] * 0.01))
-        side = _moved("level", _pick(rng, LEVEL).format(x=level), float(level), last["c"], rows)
-        if side is None:
-            return None
-        return Asked("level", side.text, {"up": "above", "down": "below"}[side.answer], rows)
-    column = "c" if family == "trend" else _pick(rng, _numbers(last))
-    stated = k is not None or rng.random() < 0.7 or family == "trend_rows" or max_k < DEFAULT_K
-    if k is None:
-        common = [n for n in (3, 5, 10, 20) if n <= max_k]
-        k = int(rng.choice(common) if rng.random() < 0.8 else rng.integers(2, max_k + 1))
-        k = k if stated else DEFAULT_K
-    if rows <= k:
-        return None
-    forms = TREND_ROWS if family == "trend_rows" else TREND if stated else TREND_DEFAULT
-    text = _pick(rng, forms).format(x=column, k=k)
-    return _moved(family, text, seen[-1 - k][column], last[column], rows)
+        key = (stream.schema, len(stream.members) > 1)
+        shares = SHARES.get(key) or SHARES[stream.schema, False]
+        family = str(rng.choice(list(shares), p=list(shares.values())))
+    return FAMILIES[family](moment)
 
 
-def moves(sample: Sample, rows: int) -> list[float]:
-    """After ``rows`` bars of one symbol: 1.0 up, 0.0 down, NaN not known, for each of `HINTS`.
-
-    A training hint: a small head reads them off each row's end, so that the model works them out
-    there, long before it learns which question wants them.
-    """
-    last = sample.rows[rows - 1]
-    several = len({row.get("symbol") for row in sample.rows[:4]}) > 1
-    if sample.schema == "rows" or several:
-        return [float("nan")] * len(HINTS)
-    made = []
-    for k in HINTS:
-        before = last["o"] if k == 0 else sample.rows[rows - 1 - k]["c"] if k < rows else last["c"]
-        made.append(float("nan") if before == last["c"] else float(last["c"] > before))
-    return made
-
-
-def shown(schema: str, row: Row, column: str) -> str:
+def shown(row: Row, column: str, schema: str) -> str:
     """The text that the renderer prints for ``row[column]``."""
-    if schema == "ohlcv":
-        if column == "m":
-            return move_text(price_text(row["o"]), price_text(row["c"]))
-        return str(row["v"]) if column == "v" else price_text(row[column])
     value = row[column]
-    return str(value) if isinstance(value, int | str) else price_text(value)
+    if isinstance(value, str):
+        return value
+    if column == "time":
+        return value.strftime("%H:%M:%S")
+    return count_text(value) if column in EXACT or schema == "rows" else price_text(value)
 
 
-def _family(rng: np.random.Generator, sample: Sample, last: Row, mix: Sequence[float]) -> str:
-    if sample.schema == "rows":
-        return "trend_rows" if rng.random() < 0.08 else "last"
-    if "symbol" in last and len({row["symbol"] for row in sample.rows[:4]}) > 1:
-        return "bar" if rng.random() < 0.2 else "last"
-    return str(rng.choice(["last", "bar", "trend", "level"], p=mix))
+def mark(schema: str, row: Row) -> str:
+    """The first word of a row that says what kind it is: up, down, =; ok, low, high; a level."""
+    if schema == "ohlcv":
+        return "=" if row["o"] == row["c"] else "up" if row["c"] > row["o"] else "down"
+    if schema == "iot":
+        value = "?" if row["value"] is None else price_text(row["value"])
+        return limit_mark(value, price_text(row["low"]), price_text(row["high"]))
+    return str(row["level"]) if schema == "event" else ""
 
 
-def _last(rng: np.random.Generator, sample: Sample, seen: list[Row]) -> Asked:
-    last = seen[-1]
-    if sample.schema == "rows":
-        column = _pick(rng, list(last))
-        text = _pick(rng, LAST_VALUE).format(x=column)
-        return Asked("last", text, shown("rows", last, column), len(seen))
-    weights = {"o": 0.1, "h": 0.1, "l": 0.1, "c": 0.3, "v": 0.1, "m": 0.3}
-    fields = [column for column in weights if column in last or column == "m"]
-    chance = np.array([weights[column] for column in fields])
-    column = fields[rng.choice(len(fields), p=chance / chance.sum())]
-    word = "price" if column == "c" and rng.random() < 0.2 else COLUMNS[column]
-    if "symbol" not in last or rng.random() < 0.15:
-        text = _pick(rng, LAST).format(x=word)
+def _last(at: Moment) -> Asked | None:
+    name, rows = at.whose()
+    any_row = at.several and at.rng.random() < 0.1
+    row = at.stream.rows[at.rows - 1] if any_row else rows[-1]
+    columns = [c for c in row if c not in ("symbol", "sensor", "patient", "id", "low", "high")]
+    if at.schema == "ohlcv":
+        columns += ["c", "c", "move"]
+    if at.schema == "iot":
+        columns = ["value"] * 6 + ["low", "high"]
+    column = at.pick(columns)
+    if any_row:
+        name = ""
+    if column == "move":
+        answer = move_text(price_text(row["o"]), price_text(row["c"]))
+    elif row[column] is None:
+        return _absent_of(at, column, name)
     else:
-        recent = [row["symbol"] for row in seen[-8:]]
-        symbol = _pick(rng, recent)
-        last = next(row for row in reversed(seen) if row["symbol"] == symbol)
-        text = _pick(rng, LAST_OF).format(x=word, s=symbol)
-    return Asked("last", text, shown("ohlcv", last, column), len(seen))
+        answer = shown(row, column, at.schema)
+    x = at.word(column, name)
+    if column in LIMITS:
+        x = at.pick(LIMITS[column]) + (f" of {name}" if name else "")
+    forms: tuple[str, ...] = wording.LAST
+    if at.schema == "rows" and at.rng.random() < 0.5:
+        forms = wording.LAST_VALUE
+    elif not name and at.rng.random() < 0.15:
+        forms = wording.LAST_ROW
+    text = at.pick(forms).format(x=x, row=at.rows_word().removesuffix("s"))
+    return at.asked("last", text, answer, column=column)
 
 
-def _moved(family: str, text: str, before: float, after: float, rows: int) -> Asked | None:
-    # as printed: the model sees five digits, and so does the truth
-    before, after = float(price_text(before)), float(price_text(after))
-    if before == after:
+def _absent(at: Moment) -> Asked | None:
+    name, _ = at.whose()
+    entity = ENTITY.get(at.schema)
+    if entity and at.named and at.rng.random() < 0.6:
+        others = [s for s in SYMBOLS if s not in at.members]
+        if at.schema != "ohlcv":
+            stem = name or next(iter(at.members))
+            stem = stem.rstrip("0123456789") or stem
+            others = [f"{stem}{n}" for n in range(12) if f"{stem}{n}" not in at.members]
+        column = at.column()
+        return _absent_of(at, column, at.pick(others))
+    known = set(at.stream.rows[0])
+    words = {w for c in known for w in wording.COLUMNS[at.schema].get(c, (c,))}
+    if at.schema == "iot":
+        words |= {"low", "high"}
+    spoken = ["temperature", "speed", "heart rate", "volume", "humidity", "pressure", "close"]
+    others = [w for w in (*spoken, *NAMES[20:]) if len(w) > 1 and w not in words | known]
+    x = at.pick(others)
+    text = at.pick(wording.LAST).format(x=f"{x} of {name}" if name else x)
+    return at.asked("absent", text, wording.ABSENT)
+
+
+def _absent_of(at: Moment, column: str, name: str) -> Asked:
+    text = at.pick(wording.LAST).format(x=at.word(column, name))
+    return at.asked("absent", text, wording.ABSENT, column=column)
+
+
+def _bar(at: Moment) -> Asked | None:
+    name, rows = at.whose()
+    answer = mark("ohlcv", rows[-1])
+    if answer == "=":
         return None
-    return Asked(family, text, "up" if after > before else "down", rows)
+    forms = wording.BAR_OF if name else wording.BAR
+    return at.asked("bar", at.pick(forms).format(s=name), answer, ("up", "down"))
 
 
-def _pick(rng: np.random.Generator, choices: Sequence[str]) -> str:
-    return choices[rng.integers(len(choices))]
+def _trend(at: Moment) -> Asked | None:
+    name, rows = at.whose()
+    bars = at.schema == "ohlcv"
+    column = "c" if bars and at.rng.random() < 0.65 else at.column()
+    k = at.look_back(len(rows))
+    plain = bars and column == "c" and not name and not at.several
+    unsaid = plain and len(rows) > DEFAULT_K and at.max_k >= DEFAULT_K
+    unsaid = unsaid and at.k in (None, DEFAULT_K) and at.rng.random() < 0.15
+    k = DEFAULT_K if unsaid else k
+    if not k:
+        return None
+    before, after = (value_of(rows[n], column, at.schema) for n in (-1 - k, -1))
+    if before is None or after is None or before == after:
+        return None
+    a, b = wording.DIRECTIONS[at.rng.integers(len(wording.DIRECTIONS))]
+    if unsaid:
+        (a, b), text = ("up", "down"), at.pick(wording.TREND_DEFAULT)
+    else:
+        form = at.pick(wording.TREND_BARS if plain and at.rng.random() < 0.6 else wording.TREND)
+        if "than" in form:
+            a, b = "higher", "lower"
+        text = form.format(x=at.word(column, name), a=a, b=b, k=k, rows=at.rows_word())
+        text = text[0].upper() + text[1:]
+    return at.asked("trend", text, a if after > before else b, (a, b), k, column)
 
 
-def _numbers(row: Row) -> list[str]:
-    return [column for column, value in row.items() if not isinstance(value, str)]
+def _change(at: Moment) -> Asked | None:
+    _, rows = at.whose()
+    k = at.look_back(len(rows))
+    if not k:
+        return None
+    text = at.pick(wording.CHANGE).format(k=k, rows=at.rows_word())
+    before, after = (price_text(rows[n]["c"]) for n in (-1 - k, -1))
+    return at.asked("change", text, move_text(before, after), (), k, "c")
 
 
-def _scales(rng: np.random.Generator) -> dict[str, float]:
-    start = 100.0 * rng.uniform(0.8, 1.25) if rng.random() < 0.25 else 10 ** rng.uniform(-0.3, 4.9)
-    return {"start": float(start), "step": float(10 ** rng.uniform(-3.3, -1.7))}
+def _extreme(at: Moment) -> Asked | None:
+    name, rows = at.whose()
+    most = at.rng.random() < 0.5
+    column = at.column()
+    if at.schema == "ohlcv":
+        column = at.pick(("h", "h", "c", "v") if most else ("l", "l", "c", "v"))
+        column = column if column in rows[-1] else "c"
+    k = min(at.look_back(len(rows) + 1), 10)
+    if not k:
+        return None
+    values = [value_of(row, column, at.schema) for row in rows[-k:]]
+    if any(value is None for value in values):
+        return None
+    best = (max if most else min)(range(k), key=lambda n: values[n])  # type: ignore[arg-type, return-value]
+    forms = wording.LARGEST if most else wording.SMALLEST
+    text = at.pick(forms).format(x=at.word(column, name), k=k, rows=at.rows_word())
+    return at.asked("extreme", text, shown(rows[best - k], column, at.schema), (), k, column)
 
 
-def _bars(rng: np.random.Generator, rows: int) -> tuple[str, list[Row]]:
-    columns = bars_of(rows, rng, **_scales(rng))
-    names = [n for n in columns if n != "v" or rng.random() < 0.85]
-    made = _table({n: columns[n] for n in names})
-    if rng.random() < 0.4:
-        symbol = _pick(rng, SYMBOLS)
-        made = [{"symbol": symbol} | row for row in made]
-    return "ohlcv", made
+def _level(at: Moment) -> Asked | None:
+    name, rows = at.whose()
+    column = "c" if at.schema == "ohlcv" and at.rng.random() < 0.7 else at.column()
+    last = value_of(rows[-1], column, at.schema)
+    if last is None:
+        return None
+    recent = [value_of(row, column, at.schema) for row in rows[-12:]]
+    steps = np.abs(np.diff([value for value in recent if value is not None]))
+    usual = float(steps.mean()) if len(steps) else 0.0
+    away = (usual + 1e-4 * abs(last)) * at.rng.choice(OFFSETS) * at.rng.uniform(0.5, 1.5)
+    level = last + away * at.rng.choice([-1, 1])
+    if level * last < 0 or level == 0:
+        level = last * at.rng.choice([0.5, 1.5])
+    text = price_text(level)
+    whole = isinstance(rows[-1][column], int)
+    if whole or at.rng.random() < 0.3:
+        digits = max(0, (2 if at.rng.random() < 0.5 else 3) - len(str(int(abs(level)))))
+        text = f"{level:.{digits}f}"
+    if float(text) == last:
+        return None
+    plain = at.schema == "ohlcv" and column == "c" and not name and not at.several
+    form = at.pick(wording.LEVEL_BARS if plain and at.rng.random() < 0.15 else wording.LEVEL)
+    answer = "above" if last > float(text) else "below"
+    question = form.format(x=at.word(column, name), n=text)
+    return at.asked("level", question, answer, ("above", "below"), 0, column)
 
 
-def _symbols(rng: np.random.Generator, rows: int) -> tuple[str, list[Row]]:
-    count = int(rng.integers(2, 5))
-    symbols = [SYMBOLS[i] for i in rng.choice(len(SYMBOLS), count, replace=False)]
-    each = -(-rows // count)
-    tables = [_table(bars_of(each, rng, **_scales(rng))) for _ in symbols]
-    made = [
-        {"symbol": symbol} | table[bar]
-        for bar in range(each)
-        for symbol, table in zip(symbols, tables, strict=True)
-    ]
-    return "ohlcv", made[:rows]
+def _limits(at: Moment) -> Asked | None:
+    name, rows = at.whose()
+    row = rows[-1]
+    if at.several and at.rng.random() < 0.15:
+        name, row = "", at.stream.rows[at.rows - 1]
+    found = mark("iot", row)
+    if at.rng.random() < 0.35:
+        form = at.pick(wording.STATUS if name else wording.STATUS_LAST)
+        choices = ("ok", "low", "high", "fault")
+        return at.asked("limits", form.format(s=name), found, choices)
+    if found == "fault":
+        return None
+    form = at.pick(wording.INSIDE if name else wording.INSIDE_LAST)
+    return at.asked("limits", form.format(s=name), "yes" if found == "ok" else "no", YES_NO)
 
 
-def _plain(rng: np.random.Generator, rows: int) -> tuple[str, list[Row]]:
-    count = int(rng.integers(1, 7))
-    names = [NAMES[i] for i in rng.choice(len(NAMES), count, replace=False)]
-    if rng.random() < 0.3:  # names that no list holds
-        letters = [chr(code) for code in rng.integers(97, 123, 6)]
-        word = "".join(letters[: rng.integers(2, 7)])
-        names[0] = word.upper() if rng.random() < 0.5 else word
-    columns: dict[str, np.ndarray] = {}
-    for name in dict.fromkeys(names):
-        values = bars_of(rows, rng, **(_scales(rng) if rng.random() < 0.5 else _near_one(rng)))
-        columns[name] = values["v"] if rng.random() < 0.15 else values["c"]
-    made = _table(columns)
-    if rng.random() < 0.35:
-        day = np.datetime64("2010-01-01") + int(rng.integers(0, 6000))
-        step = int(rng.choice([1, 1, 7]))
-        made = [{"date": str(day + step * i)} | row for i, row in enumerate(made)]
-    return "rows", made
+def _who(at: Moment) -> Asked | None:
+    entity = ENTITY[at.schema]
+    names = tuple(at.members)
+    if len(names) < 2:
+        return None
+    last = {name: at.stream.rows[own[-1]] for name, own in at.members.items()}
+    if at.schema in ("ohlcv", "spatial") and at.rng.random() < 0.5:
+        if at.schema == "ohlcv":
+            size = {
+                name: float(move_text(price_text(r["o"]), price_text(r["c"])).lstrip("updown="))
+                for name, r in last.items()
+            }
+            forms, about = wording.WHO_MOVED, "move"
+        else:
+            size, forms, about = {n: r["speed"] for n, r in last.items()}, wording.WHO_FASTEST, "v"
+        ranked = sorted(size, key=lambda name: size[name])
+        if size[ranked[-1]] == size[ranked[-2]]:
+            return None
+        return at.asked("who", at.pick(forms), ranked[-1], names, 0, about)
+    text = at.pick(wording.WHO_LAST).format(kind=at.pick(wording.KINDS[at.schema]))
+    return at.asked("who", text, str(at.stream.rows[at.rows - 1][entity]), names, 0, "last")
 
 
-def _near_one(rng: np.random.Generator) -> dict[str, float]:
-    return {"start": float(rng.uniform(0.6, 2.5)), "step": float(10 ** rng.uniform(-2.5, -1.4))}
+def _count(at: Moment) -> Asked | None:
+    k = min(at.look_back(at.rows + 1), 10)
+    if not k:
+        return None
+    marks = [mark(at.schema, row) for row in at.stream.rows[at.rows - k : at.rows]]
+    if at.schema == "ohlcv":
+        wanted = at.pick(("up", "up", "down"))
+        did, hits = at.pick(("closed {w}", "were {w}", "went {w}")).format(w=wanted), {wanted}
+    elif at.schema == "iot":
+        did, hits = (
+            ("were outside their limits", {"low", "high"}),
+            ("were out of limits", {"low", "high"}),
+            ("were ok", {"ok"}),
+            ("were inside their limits", {"ok"}),
+            ("were high", {"high"}),
+            ("were low", {"low"}),
+        )[at.rng.integers(6)]
+    else:
+        wanted = at.pick(LEVELS[1:4])
+        did, hits = at.pick(("were {w}", "had level {w}")).format(w=wanted), {wanted}
+    text = at.pick(wording.COUNT).format(k=k, rows=at.rows_word(), did=did)
+    return at.asked("count", text, str(sum(m in hits for m in marks)), (), k)
 
 
-def _table(columns: dict[str, np.ndarray]) -> list[Row]:
-    names = list(columns)
-    return [
-        dict(zip(names, values, strict=True))
-        for values in zip(*(columns[n].tolist() for n in names), strict=True)
-    ]
+def _happened(at: Moment) -> Asked | None:
+    ever = at.rng.random() < 0.25
+    k = 0 if ever else at.look_back(at.rows + 1)
+    if not (k or ever):
+        return None
+    window = at.stream.rows[: at.rows] if ever else at.stream.rows[at.rows - k : at.rows]
+    by_level = ever or at.rng.random() < 0.6
+    if by_level:
+        there = {row["level"] for row in window}
+        kinds: Sequence[str] = LEVELS if ever else LEVELS[2:]
+    else:
+        there, kinds = {row["message"] for row in window}, (*TROUBLE, *CALM)
+    wanted = at.rng.random() < 0.5
+    those = [kind for kind in kinds if (kind in there) == wanted]
+    if not those:
+        return None
+    forms = wording.HAPPENED_LEVEL if by_level else wording.HAPPENED_TEXT
+    form = at.pick(wording.HAPPENED_EVER if ever else forms)
+    kind = at.pick(those)
+    an = "an" if kind[0] in "AEIO" else "a"
+    text = form.format(n=kind, an=an, k=k, rows=at.rows_word())
+    return at.asked("happened", text, "yes" if wanted else "no", YES_NO, k)
+
+
+def value_of(row: Row, column: str, schema: str) -> float | None:
+    """The number that the renderer prints for ``row[column]``; None for a fault."""
+    value = row[column]
+    return None if value is None else float(shown(row, column, schema))
+
+
+FAMILIES: dict[str, Callable[[Moment], Asked | None]] = {
+    "last": _last, "absent": _absent, "bar": _bar, "trend": _trend, "change": _change,
+    "extreme": _extreme, "level": _level, "limits": _limits, "who": _who, "count": _count,
+    "happened": _happened,
+}  # fmt: skip
