@@ -58,7 +58,7 @@ class Stage:
 
 # Most of the plan is short; what long contexts need beyond that is little, and dear.
 STAGES = (
-    Stage(0.10, batch=10, context=256, branches=256, max_k=10, values=0.4),
+    Stage(0.10, batch=10, context=256, branches=256, max_k=10, values=0.5),
     Stage(0.60, batch=8, context=512, branches=384),
     Stage(0.80, batch=4, context=1024, branches=640),
     Stage(0.92, batch=2, context=2304, branches=1024),
@@ -76,7 +76,7 @@ class Recipe:
     shape: Shape = Shape()
     stages: tuple[Stage, ...] = STAGES
     schemas: tuple[float, ...] = SHARES
-    learning_rate: float = 3e-3
+    learning_rate: float = 4.5e-3
     warmup: int = 200
     decay_from: float = 0.5
     last_rate: float = 0.02
