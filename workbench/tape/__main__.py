@@ -8,7 +8,7 @@ from pathlib import Path
 
 from workbench.tape import weights_path
 
-TOKENS_A_MINUTE = 500_000  # what ``--minutes`` plans with: two CPU cores, LOG.md
+TOKENS_A_MINUTE = 430_000  # what ``--minutes`` plans with: two CPU cores, LOG.md
 CHECKPOINT = "checkpoint.pt"
 
 

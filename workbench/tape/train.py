@@ -22,6 +22,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from workbench.errors import WorkbenchError
 from workbench.tape.batch import Batch, make_batch
+from workbench.tape.beginning import begin
 from workbench.tape.generators import SHARES, make_stream
 from workbench.tape.hints import HintHeads
 from workbench.tape.questions import ask
@@ -58,11 +59,11 @@ class Stage:
 
 # Most of the plan is short; what long contexts need beyond that is little, and dear.
 STAGES = (
-    Stage(0.10, batch=10, context=256, branches=256, max_k=10, values=0.5),
-    Stage(0.60, batch=8, context=512, branches=384),
-    Stage(0.80, batch=4, context=1024, branches=640),
-    Stage(0.92, batch=2, context=2304, branches=1024),
-    Stage(0.97, batch=1, context=4608, branches=1536),
+    Stage(0.08, batch=10, context=256, branches=256, max_k=10, values=0.5),
+    Stage(0.50, batch=8, context=512, branches=384),
+    Stage(0.72, batch=4, context=1024, branches=640),
+    Stage(0.88, batch=2, context=2304, branches=1024),
+    Stage(0.96, batch=1, context=4608, branches=1536),
     Stage(1.00, batch=1, context=9216, branches=2048),
 )
 
@@ -76,7 +77,7 @@ class Recipe:
     shape: Shape = Shape()
     stages: tuple[Stage, ...] = STAGES
     schemas: tuple[float, ...] = SHARES
-    learning_rate: float = 4.5e-3
+    learning_rate: float = 3e-3
     warmup: int = 200
     decay_from: float = 0.5
     last_rate: float = 0.02
@@ -117,7 +118,7 @@ def make_tokenizer(seed: int) -> PreTrainedTokenizerFast:
 
 
 def make_model(shape: Shape, tokenizer: PreTrainedTokenizerFast, seed: int) -> LlamaForCausalLM:
-    """An untrained model of ``shape``, its weights drawn from ``seed``, numbers in their order."""
+    """An untrained model of ``shape``: drawn from ``seed``, numbers in their order, and `begin`."""
     torch.manual_seed(seed)
     config: Any = LlamaConfig(  # type: ignore[call-arg]
         vocab_size=len(tokenizer),
@@ -142,6 +143,7 @@ def make_model(shape: Shape, tokenizer: PreTrainedTokenizerFast, seed: int) -> L
     with torch.no_grad():  # half of each number's embedding is its features, half its own
         rows = model.model.embed_tokens.weight
         rows[ids] = math.sqrt(0.5) * (rows[ids] + features @ spread)
+    begin(model, seed)
     return cast("LlamaForCausalLM", model)
 
 
