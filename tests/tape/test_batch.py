@@ -23,7 +23,7 @@ from workbench.tape.hints import (
     number_words,
     row_targets,
 )
-from workbench.tape.questions import mark
+from workbench.tape.moments import mark
 from workbench.tape.train import Shape, make_model
 
 SHAPE = Shape(dim=32, layers=2, heads=4, kv_heads=2, hidden=64)

@@ -14,7 +14,7 @@ from workbench.tape.calibration import Closed, calibrate, expected_error, fit, r
 from workbench.tape.card import aims, card_text, verdicts
 from workbench.tape.evaluate import answered, baseline, evaluate, held_out, load, real_rows
 from workbench.tape.export import export
-from workbench.tape.questions import Asked
+from workbench.tape.moments import Asked
 from workbench.tape.train import Run
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from workbench.streams.render import schema_for
 from workbench.tape.generators import SCHEMAS, UNSEEN, make_stream
-from workbench.tape.questions import mark, value_of
+from workbench.tape.moments import mark, value_of
 
 
 @pytest.mark.parametrize("schema", SCHEMAS)

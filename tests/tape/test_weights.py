@@ -14,7 +14,7 @@ from workbench.tape.batch import branches_for, context_ids
 from workbench.tape.evaluate import answered, load
 from workbench.tape.export import digest
 from workbench.tape.generators import make_stream
-from workbench.tape.questions import Asked, mark, shown
+from workbench.tape.moments import Asked, mark, shown
 
 # Well below what the card measures, so that another machine's rounding cannot fail them.
 FLOOR = 0.88

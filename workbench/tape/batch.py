@@ -16,7 +16,8 @@ from transformers import PreTrainedTokenizerFast
 from workbench.tape.attention import GROUP
 from workbench.tape.generators import SCHEMAS, SHARES, Stream, make_stream
 from workbench.tape.hints import EXTREMES, MOVES, SIZES, Hints, number_words, row_targets
-from workbench.tape.questions import Asked, ask
+from workbench.tape.moments import Asked
+from workbench.tape.questions import ask
 from workbench.tape.tokenizer import ANSWER
 
 CHOICE_WEIGHT = 2.0  # one choice token stands beside some three tokens of a value

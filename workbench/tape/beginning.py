@@ -1,11 +1,11 @@
-"""What the weights begin as: heads that look back one token and two, heads that copy what came next.
+"""What the weights begin as: heads that look back a token or two, heads that copy what came next.
 
 To answer from its context, a model has to find the place that the question means and copy what is
 written there. The circuit for that, a head that tells each token which one stood before it and a
 later head that looks for a place by it ("induction", arXiv 2209.11895), is the last thing that
 gradients find in a short run. Here it is written into ordinary weights of an ordinary Llama before
-the first step, as others begin from weights that look like trained ones (arXiv 2305.09828); training
-is free to change all of it. Last values are learned from a quarter of the tokens or fewer (LOG.md).
+the first step, as others begin from weights that look like trained ones (arXiv 2305.09828);
+training is free to change all of it. LOG.md, 13, says what it gains.
 
 The residual stream begins in four parts: number 0 is one constant, with which heads attend by
 distance alone; the first half holds the token's own embedding; a quarter each is for the token

@@ -32,7 +32,8 @@ from workbench.tape.calibration import Closed, calibrate
 from workbench.tape.card import card_text, tables
 from workbench.tape.export import digest
 from workbench.tape.generators import UNSEEN, Stream, make_stream, read_stream
-from workbench.tape.questions import SHARES, Asked, ask
+from workbench.tape.moments import Asked
+from workbench.tape.questions import SHARES, ask
 
 SEED = 77_000_001  # training seeds its streams with other numbers
 # Length of context in tokens: streams of each kind, questions about each.

@@ -17,7 +17,7 @@ from torch.nn import functional
 
 from workbench.streams.render import move_text, price_text
 from workbench.tape.generators import ENTITY, Stream
-from workbench.tape.questions import mark, value_of
+from workbench.tape.moments import mark, value_of
 
 MOVES = (1, 2, 3, 4, 5, 6, 8, 10, 15, 20)
 SIZES = (1, 2, 3, 5, 10, 20)
