@@ -127,7 +127,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--bars", type=int, default=300, metavar="N",
-        help="bars of each made-up market; one is about 32 tokens",
+        help="bars of each made-up market; one is about 19 tokens",
     )  # fmt: skip
     parser.add_argument(
         "--out", type=Path, default=Path("out/latency.html"), metavar="FILE",
