@@ -44,9 +44,10 @@ class Shape:
 
 @dataclass(frozen=True)
 class Stage:
-    """Part of the plan, up to ``until`` (share done): lengths in tokens, ``max_k`` in rows.
+    """Part of a run, up to ``until`` (share of the plan): lengths in tokens, ``max_k`` in rows.
 
-    ``values`` is the share of questions that are about last values whatever the stream.
+    ``values`` is the share of questions that are about last values whatever the stream; ``rates``
+    are the shares of the learning rate that it begins and ends with, where it has its own.
     """
 
     until: float
@@ -55,9 +56,11 @@ class Stage:
     branches: int
     max_k: int = 20
     values: float = 0.0
+    rates: tuple[float, float] | None = None
 
 
-# Most of the plan is short; what long contexts need beyond that is little, and dear.
+# Most of the plan is short; what long contexts need beyond that is little, and dear. They come last,
+# when the rate has fallen too far to learn them, and so have a stage of their own after the plan.
 STAGES = (
     Stage(0.08, batch=10, context=256, branches=256, max_k=10, values=0.5),
     Stage(0.50, batch=8, context=512, branches=384),
@@ -65,12 +68,18 @@ STAGES = (
     Stage(0.88, batch=2, context=2304, branches=1024),
     Stage(0.96, batch=1, context=4608, branches=1536),
     Stage(1.00, batch=1, context=9216, branches=2048),
+    Stage(1.06, batch=1, context=9216, branches=2048, values=0.3, rates=(0.12, 0.01)),
 )
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """Everything a run depends on; ``tokens`` is the plan, contexts and branches together."""
+    """Everything a run depends on.
+
+    Attributes:
+        tokens: the plan, contexts and branches together.
+        averaged: the weights that are kept are a mean over about so many tokens.
+    """
 
     tokens: int
     seed: int = 20_261_121
@@ -83,7 +92,11 @@ class Recipe:
     last_rate: float = 0.02
     row_loss: float = 0.6
     hint_loss: float = 0.5
-    average: float = 0.998  # of the weights that are kept, per step
+    averaged: int = 250_000
+
+    def done(self, tokens: int) -> float:
+        """The share of the whole run that ``tokens`` tokens are, from 0 to 1."""
+        return min(1.0, tokens / self.tokens / self.stages[-1].until)
 
     def stage(self, tokens: int) -> Stage:
         """The stage that a run of ``tokens`` tokens so far is in."""
@@ -91,10 +104,15 @@ class Recipe:
         return next((s for s in self.stages if done < s.until), self.stages[-1])
 
     def rate(self, tokens: int, step: int) -> float:
-        """The learning rate there: up, level, then down in a straight line."""
-        done = min(1.0, tokens / self.tokens)
+        """The learning rate there: up, level, then down in a straight line; or the stage's own."""
+        done = tokens / self.tokens
         rate = self.learning_rate * min(1.0, (step + 1) / self.warmup)
-        if done > self.decay_from:
+        stage = self.stage(tokens)
+        if stage.rates is not None:
+            began = max([s.until for s in self.stages if s.until < stage.until], default=0.0)
+            share = min(1.0, (done - began) / (stage.until - began))
+            rate *= stage.rates[0] + (stage.rates[1] - stage.rates[0]) * share
+        elif done > self.decay_from:
             rate *= max(self.last_rate, (1 - done) / (1 - self.decay_from))
         return rate
 
@@ -207,8 +225,8 @@ class Run:
 
     @property
     def done(self) -> float:
-        """The share of the plan that is done, from 0 to 1."""
-        return min(1.0, self.tokens / self.recipe.tokens)
+        """The share of the run that is done, from 0 to 1."""
+        return self.recipe.done(self.tokens)
 
     def advance(self) -> dict[str, float]:
         """One step; returns its losses and learning rate."""
@@ -239,10 +257,10 @@ class Run:
                 optimizer.step()
         self.model.zero_grad(set_to_none=True)
         self.heads.zero_grad(set_to_none=True)
-        share = min(recipe.average, (self.step + 1) / (self.step + 10))
-        torch._foreach_lerp_(self.average, [p.detach() for p in self.model.parameters()], 1 - share)
         self.step += 1
         self.tokens += batch.ids.numel()
+        share = 1 - math.exp(-batch.ids.numel() / min(recipe.averaged, self.tokens))
+        torch._foreach_lerp_(self.average, [p.detach() for p in self.model.parameters()], share)
         self.seconds += time.monotonic() - began
         return {name: float(value.detach()) for name, value in made.items()} | {"rate": rate}
 
@@ -292,7 +310,10 @@ def _halved(_: torch.nn.Module, __: Any, out: torch.Tensor) -> torch.Tensor:
 
 def read_recipe(kept: dict[str, Any]) -> Recipe:
     """The recipe that ``asdict`` made ``kept`` of."""
-    stages = tuple(Stage(**stage) for stage in kept["stages"])
+    stages = tuple(
+        Stage(**(stage | {"rates": stage["rates"] and tuple(stage["rates"])}))
+        for stage in kept["stages"]
+    )
     parts = {"shape": Shape(**kept["shape"]), "stages": stages, "schemas": tuple(kept["schemas"])}
     return Recipe(**(kept | parts))
 
@@ -305,7 +326,7 @@ def train(
     every: float = 300.0,
     progress: bool = True,
 ) -> bool:
-    """Train ``run`` to the end of its plan; returns whether it got there.
+    """Train ``run`` to the end of its stages; returns whether it got there.
 
     A checkpoint is written every ``every`` seconds, at the end, and after ``pause`` minutes, which
     end it early; progress goes to stderr.
@@ -317,7 +338,7 @@ def train(
     if run.step == 0 and run.recipe.tokens < 1:
         raise WorkbenchError(f"expected a plan of tokens, got {run.recipe.tokens}; give --minutes")
     with tqdm(
-        total=run.recipe.tokens, initial=run.tokens, unit=" tokens", unit_scale=True,
+        total=round(run.recipe.tokens * run.recipe.stages[-1].until), initial=run.tokens, unit=" tokens", unit_scale=True,
         mininterval=5, disable=not progress,
     ) as bar:  # fmt: skip
         while run.done < 1.0:
