@@ -118,8 +118,9 @@ def test_the_can_do_list_is_decided_by_the_worst_length_and_the_baseline():
         score("a", 0.99), score("a", 0.91, 2048), score("a", 0.2, 8192),
         score("b", 0.99), score("b", 0.8, 2048),
         score("c", 0.93, base=0.92), score("d", 0.5), score("e", 0.95, questions=3),
+        score("not in the data", 0.97, base=1.0),
     ])  # fmt: skip
-    assert found["sure"] == [("ohlcv", "a", 0.91)]
+    assert found["sure"] == [("ohlcv", "a", 0.91), ("ohlcv", "not in the data", 0.97)]
     assert found["often"] == [("ohlcv", "b", 0.8)]
     assert [what for _, what, _ in found["not"]] == ["c", "d"]
 

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from workbench.tape import weights_path
 
-TOKENS_A_MINUTE = 430_000  # what ``--minutes`` plans with: two CPU cores, LOG.md
+TOKENS = 40_000_000  # the plan of the weights that are shipped
+TOKENS_A_MINUTE = 370_000  # what ``--minutes`` plans with: two CPU cores, LOG.md
 CHECKPOINT = "checkpoint.pt"
 
 
@@ -25,11 +26,15 @@ def _parser() -> argparse.ArgumentParser:
     train = commands.add_parser("train", help="train from nothing, or go on with --resume")
     train.add_argument("--out", type=Path, required=True, help="folder of checkpoint and weights")
     train.add_argument(
-        "--minutes", type=float, default=170.0,
-        help=f"plan {TOKENS_A_MINUTE:,} tokens for each of them; the plan stays, however long it "
-        "takes",
+        "--tokens", type=int, default=TOKENS,
+        help=f"the plan (default: {TOKENS:,}, of the shipped weights: "
+        f"{TOKENS / TOKENS_A_MINUTE:.0f} minutes of two CPU cores)",
     )  # fmt: skip
-    train.add_argument("--tokens", type=int, help="plan this many tokens instead")
+    train.add_argument(
+        "--minutes", type=float,
+        help=f"plan {TOKENS_A_MINUTE:,} tokens for each of them instead; the plan stays, however "
+        "long it takes",
+    )  # fmt: skip
     train.add_argument("--resume", action="store_true", help="go on from the checkpoint in --out")
     train.add_argument("--pause", type=float, help="stop after this many minutes, to go on later")
     train.add_argument("--seed", type=int)
@@ -67,7 +72,8 @@ def _train(options: argparse.Namespace) -> int:
         return 1
     else:
         kept = {} if options.seed is None else {"seed": options.seed}
-        tokens = options.tokens or round(options.minutes * TOKENS_A_MINUTE)
+        minutes = options.minutes
+        tokens = options.tokens if minutes is None else round(minutes * TOKENS_A_MINUTE)
         run = Run(Recipe(tokens=tokens, **kept), device=device)
     if not train(run, checkpoint, pause=options.pause):
         sys.stderr.write(f"paused at {run.done:.1%}; go on with --resume\n")

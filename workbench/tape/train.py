@@ -336,7 +336,7 @@ def train(
     began = saved = time.monotonic()
     recent: list[dict[str, float]] = []
     if run.step == 0 and run.recipe.tokens < 1:
-        raise WorkbenchError(f"expected a plan of tokens, got {run.recipe.tokens}; give --minutes")
+        raise WorkbenchError(f"expected a plan of tokens, got {run.recipe.tokens}; give --tokens")
     with tqdm(
         total=round(run.recipe.tokens * run.recipe.stages[-1].until), initial=run.tokens, unit=" tokens", unit_scale=True,
         mininterval=5, disable=not progress,
