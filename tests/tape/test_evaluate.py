@@ -136,13 +136,13 @@ def test_what_falls_short_is_said():
 
 def test_evaluate_writes_a_card_for_the_weights_it_scored(folder, monkeypatch):
     monkeypatch.setattr(module, "PLAN", {200: (1, 22)})
-    monkeypatch.setattr(module, "UNSEEN_PLAN", (1, 4))
+    monkeypatch.setattr(module, "REGIMES", dict.fromkeys(module.REGIMES, (1, 4)))
     monkeypatch.setattr(module, "UNSEEN_LENGTH", 200)
     monkeypatch.setattr(module, "real_rows", lambda tokenizer: iter(()))
     made = evaluate(folder)
     card = json.loads((folder / "card.json").read_text())
     assert len(card["scores"]) == len(made) > 20
-    assert {s["where"] for s in card["scores"]} >= {"held out", "unseen saw", "by k"}
+    assert {s["where"] for s in card["scores"]} >= {"held out", "unseen saw", "names", "by k"}
     assert (folder / "CARD.md").read_text() == card_text(card)
     assert card["trained"]["sha256"] in card_text(card)
     kept = json.loads((folder / "calibration.json").read_text())

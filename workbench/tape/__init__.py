@@ -1,4 +1,4 @@
-"""The embedded model: a small Llama that reads market rows and answers questions about them.
+"""The embedded model: a small Llama that reads rows of data and answers questions about them.
 
 ``render`` in ``workbench.streams`` is what it reads, `questions` what it is asked, `train` how it
 was made and `evaluate` how it is scored; ``weights/CARD.md`` holds the scores, ``LOG.md`` the way

@@ -17,6 +17,7 @@ from workbench.tape.attention import GROUP
 from workbench.tape.generators import SCHEMAS, SHARES, Stream, make_stream
 from workbench.tape.hints import EXTREMES, MOVES, SIZES, Hints, number_words, row_targets
 from workbench.tape.moments import Asked
+from workbench.tape.names import retold
 from workbench.tape.questions import ask
 from workbench.tape.tokenizer import ANSWER
 
@@ -136,12 +137,14 @@ def make_batch(
     branches: int,
     max_k: int = 20,
     values: float = 0.0,
+    names: float = 0.0,
     schemas: Sequence[float] = SHARES,
 ) -> Batch:
     """``batch`` streams of ``context`` tokens, each with questions filling ``branches`` tokens.
 
     ``schemas`` are the shares of `SCHEMAS`; questions look back at most ``max_k`` rows, and a share
-    of ``values`` is about last values whatever the stream.
+    of ``values`` is about last values whatever the stream; a share of ``names`` of the streams is
+    retold with names that no list holds.
     """
     starts_word = word_starts(tokenizer)
     made = []
@@ -149,6 +152,8 @@ def make_batch(
     for b in range(batch):
         schema = str(rng.choice(SCHEMAS, p=schemas))
         stream = make_stream(rng, context // ROW_TOKENS[schema] + 2, schema)
+        if names and rng.random() < names:
+            stream = retold(rng, stream)
         head, rows = row_ids(tokenizer, stream, context)
         seen = [*head, *(token for row in rows for token in row)]
         ends = (len(head) + np.cumsum([len(row) for row in rows], dtype=int)).tolist()

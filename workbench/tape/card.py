@@ -49,7 +49,7 @@ def verdicts(scores: Iterable[Score]) -> dict[str, list[tuple[str, str, float]]]
 
 
 def tables(scores: list[Score]) -> str:
-    """The scores as Markdown: held-out streams by length, then unseen regimes, real rows, k."""
+    """The scores as Markdown: held-out streams by length, then unseen regimes, names, real rows, k."""
     held = kinds(scores)
     lengths = sorted({length for by_length in held.values() for length in by_length})
     lines = [
@@ -71,6 +71,7 @@ def tables(scores: list[Score]) -> str:
         lines.append(f"| {schema} | {what} | {shown} | {base:.0%} | {free:.0%} |")
     for title, wanted in (
         ("unseen regimes, 1024 tokens", "unseen"),
+        ("names off no list, 1024 tokens", "names"),
         ("real rows, plotly's stocks", "real"),
         ("how far back", "by k"),
     ):

@@ -7,8 +7,8 @@ choice is the likeliest, as ``choices=`` decides. ``baseline`` is the share of t
 names). Weights are read as they are stored (bfloat16) and computed with in float32.
 
 Where scores come from: ``held out`` streams of training's kinds, by context length; ``unseen``
-regimes (`generators.UNSEEN`) at `UNSEEN_LENGTH` tokens; ``real`` rows, the weekly stock prices that
-plotly carries. Questions are about the last quarter of a held-out context.
+regimes (`generators.UNSEEN`) at `UNSEEN_LENGTH` tokens, and training's kinds under names that no
+list holds (`NAMES`); ``real`` rows, the weekly stock prices that plotly carries. Questions are about the last quarter of a held-out context.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ from workbench.tape.card import card_text, tables
 from workbench.tape.export import digest
 from workbench.tape.generators import UNSEEN, Stream, make_stream, read_stream
 from workbench.tape.moments import Asked
+from workbench.tape.names import retold
 from workbench.tape.questions import SHARES, ask
 
 SEED = 77_000_001  # training seeds its streams with other numbers
@@ -40,6 +41,8 @@ SEED = 77_000_001  # training seeds its streams with other numbers
 PLAN = {512: (14, 40), 1024: (12, 40), 2048: (10, 44), 4096: (5, 72), 8192: (4, 88)}
 UNSEEN_LENGTH = 1024
 UNSEEN_PLAN = (3, 24)  # streams of each kind and regime, questions about each
+NAMES = "names"  # in the place of a regime
+REGIMES = {regime: UNSEEN_PLAN for regime in UNSEEN} | {NAMES: (9, 32)}
 
 
 @dataclass(frozen=True)
@@ -172,16 +175,19 @@ def held_out(
 ) -> Iterator[tuple[str, Stream, list[int], list[Branch]]]:
     """``streams`` streams of each kind in contexts of ``length`` tokens, and questions about them.
 
-    Yields the kind's name, the stream, its tokens and the branches.
+    ``regime`` is ``train``, one of `UNSEEN`, or `NAMES`. Yields the kind's name, the stream, its tokens and the branches.
     """
     for number, (schema, several) in enumerate(kinds):
         families = [f for f in SHARES[schema, several] for _ in range(2 if f == "last" else 1)]
         for index in range(streams):
             rng = np.random.default_rng(
-                [seed, length, number, index, ("train", *UNSEEN).index(regime)]
+                [seed, length, number, index, ("train", *REGIMES).index(regime)]
             )
             flag = bool(index % 2) if (schema, True) not in SHARES else several
-            stream = make_stream(rng, length // 3, schema, several=flag, regime=regime)
+            usual = "train" if regime == NAMES else regime
+            stream = make_stream(rng, length // 3, schema, several=flag, regime=usual)
+            if regime == NAMES:
+                stream = retold(rng, stream)
             seen, ends = context_ids(tokenizer, stream, length)
             late = [rows for rows, end in enumerate(ends, start=1) if end >= 0.75 * ends[-1]]
             asked = [
@@ -241,15 +247,15 @@ def results(folder: Path, share: float = 1.0, *, progress: bool = True) -> Cells
         for length, (streams, questions) in PLAN.items():
             for each in held_out(tokenizer, length, fewer(streams), questions):
                 yield "held out", length, each
-        for regime in UNSEEN:
+        for regime, (streams, questions) in REGIMES.items():
             for each in held_out(
-                tokenizer, UNSEEN_LENGTH, fewer(UNSEEN_PLAN[0]), UNSEEN_PLAN[1], regime=regime
+                tokenizer, UNSEEN_LENGTH, fewer(streams), questions, regime=regime
             ):
-                yield f"unseen {regime}", UNSEEN_LENGTH, each
+                yield NAMES if regime == NAMES else f"unseen {regime}", UNSEEN_LENGTH, each
         for each in real_rows(tokenizer):
             yield "real", 0, each
 
-    streams = sum(fewer(n) for n, _ in PLAN.values()) + fewer(UNSEEN_PLAN[0]) * len(UNSEEN)
+    streams = sum(fewer(n) for n, _ in [*PLAN.values(), *REGIMES.values()])
     for where, length, (name, _, seen, branches) in tqdm(
         all_of(), total=streams * len(SHARES) + 14, unit=" streams", disable=not progress
     ):

@@ -67,7 +67,8 @@ class Stream:
     """One stream: its prompt, schema, rows as a person pushes them, and the lines they read as.
 
     ``members`` holds the row numbers of each symbol, sensor, patient or thing, in order; a stream
-    of one, or without names, has one member (named "" where rows have no name).
+    of one, or without names, has one member (named "" where rows have no name). It is ``retold``
+    if its names are off no list (`names`).
     """
 
     prompt: str | None
@@ -75,6 +76,7 @@ class Stream:
     rows: list[Row]
     lines: list[str]
     members: dict[str, list[int]] = field(default_factory=dict)
+    retold: bool = False
 
     @property
     def head(self) -> str:

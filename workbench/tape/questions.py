@@ -29,6 +29,7 @@ from workbench.streams.render import move_text, price_text
 from workbench.tape import wording
 from workbench.tape.generators import CALM, ENTITY, LEVELS, NAMES, SYMBOLS, TROUBLE, Stream
 from workbench.tape.moments import Asked, Moment, mark, shown, value_of
+from workbench.tape.names import draw_name
 
 DEFAULT_K = 10
 OFFSETS = (0.3, 1.0, 3.0, 10.0)  # of a level, in usual steps of the value
@@ -127,6 +128,8 @@ def _absent(at: Moment) -> Asked | None:
             stem = name or next(iter(at.members))
             stem = stem.rstrip("0123456789") or stem
             others = [f"{stem}{n}" for n in range(12) if f"{stem}{n}" not in at.members]
+        if at.stream.retold and at.rng.random() < 0.6:
+            others = [n for n in (draw_name(at.rng) for _ in range(3)) if n not in at.members]
         column = at.column()
         return _absent_of(at, column, at.pick(others))
     known = set(at.stream.rows[0])
@@ -135,6 +138,8 @@ def _absent(at: Moment) -> Asked | None:
         words |= {"low", "high"}
     spoken = ["temperature", "speed", "heart rate", "volume", "humidity", "pressure", "close"]
     others = [w for w in (*spoken, *NAMES[20:]) if len(w) > 1 and w not in words | known]
+    if at.stream.retold and at.rng.random() < 0.5:
+        others = [draw_name(at.rng)]
     x = at.pick(others)
     text = at.pick(wording.LAST).format(x=f"{x} of {name}" if name else x)
     return at.asked("absent", text, wording.ABSENT)
@@ -311,6 +316,8 @@ def _happened(at: Moment) -> Asked | None:
         kinds: Sequence[str] = LEVELS if ever else LEVELS[2:]
     else:
         there, kinds = {row["message"] for row in window}, (*TROUBLE, *CALM)
+        if at.stream.retold:
+            kinds = sorted({row["message"] for row in at.stream.rows})
     wanted = at.rng.random() < 0.5
     those = [kind for kind in kinds if (kind in there) == wanted]
     if not those:

@@ -46,8 +46,9 @@ class Shape:
 class Stage:
     """Part of a run, up to ``until`` (share of the plan): lengths in tokens, ``max_k`` in rows.
 
-    ``values`` is the share of questions that are about last values whatever the stream; ``rates``
-    are the shares of the learning rate that it begins and ends with, where it has its own.
+    ``values`` is the share of questions that are about last values whatever the stream; ``names``
+    of streams that are retold with names off no list; ``rates`` are the shares of the learning
+    rate that it begins and ends with, where it has its own.
     """
 
     until: float
@@ -56,6 +57,7 @@ class Stage:
     branches: int
     max_k: int = 20
     values: float = 0.0
+    names: float = 0.0
     rates: tuple[float, float] | None = None
 
 
@@ -69,6 +71,10 @@ STAGES = (
     Stage(0.96, batch=1, context=4608, branches=1536),
     Stage(1.00, batch=1, context=9216, branches=2048),
     Stage(1.06, batch=1, context=9216, branches=2048, values=0.3, rates=(0.12, 0.01)),
+    # Names that no list holds, which the stages so far have not seen.
+    Stage(1.16, batch=8, context=512, branches=384, names=0.7, rates=(0.3, 0.15)),
+    Stage(1.22, batch=2, context=2304, branches=1024, names=0.6, rates=(0.15, 0.08)),
+    Stage(1.25, batch=1, context=9216, branches=2048, values=0.3, names=0.5, rates=(0.08, 0.01)),
 )
 
 
@@ -241,6 +247,7 @@ class Run:
             branches=stage.branches,
             max_k=stage.max_k,
             values=stage.values,
+            names=stage.names,
             schemas=recipe.schemas,
         ).to(self.device)
         rate = recipe.rate(self.tokens, self.step)
