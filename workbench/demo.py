@@ -390,9 +390,10 @@ def _compared(before: float, after: float, words: tuple[str, str]) -> str | None
 
 
 def _summary(desks: list[Desk], report: Report) -> str:
+    beyond = f", {sum(report.far)} of {len(report.far)} beyond" if report.far else ""
     lines = [
         f"questions: {sum(report.near)} of {len(report.near)} as polars says up to {TRUSTED:,} "
-        f"tokens, {sum(report.far)} of {len(report.far)} beyond (see the model's card)"
+        f"tokens{beyond} (see the model's card)"
     ]
     for desk in desks:
         if desk.flash is None:
