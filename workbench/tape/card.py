@@ -49,7 +49,7 @@ def verdicts(scores: Iterable[Score]) -> dict[str, list[tuple[str, str, float]]]
 
 
 def tables(scores: list[Score]) -> str:
-    """The scores as Markdown: held-out streams by length, then unseen regimes, names, real rows, k."""
+    """The scores as Markdown: held-out streams by length, then all others by kind."""
     held = kinds(scores)
     lengths = sorted({length for by_length in held.values() for length in by_length})
     lines = [
@@ -172,8 +172,9 @@ What loses more than {FAR_AIM:.0%} from 2048 to 8192 tokens:
 Held-out streams, asked about the last quarter of a context of the stated length. Closed questions
 count as `choices=` decides, the others as exact text; "free text" is exact text for all. The
 baseline is always giving the commonest answer; "not in the data" has only one, so read it beside
-"last value", which falls where a model says that too often. The questions about one stream go together, and at
-8192 tokens there are few streams: take differences of a few points there for chance.
+"last value", which falls where a model says that too often. The questions about one stream go
+together, and at 8192 tokens there are few streams: take differences of a few points there for
+chance.
 
 {tables(scores)}
 ## Calibration

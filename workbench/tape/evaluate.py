@@ -8,7 +8,8 @@ names). Weights are read as they are stored (bfloat16) and computed with in floa
 
 Where scores come from: ``held out`` streams of training's kinds, by context length; ``unseen``
 regimes (`generators.UNSEEN`) at `UNSEEN_LENGTH` tokens, and training's kinds under names that no
-list holds (`NAMES`); ``real`` rows, the weekly stock prices that plotly carries. Questions are about the last quarter of a held-out context.
+list holds (`NAMES`); ``real`` rows, the weekly stock prices that plotly carries. Questions are
+about the last quarter of a held-out context.
 """
 
 from __future__ import annotations
@@ -175,7 +176,8 @@ def held_out(
 ) -> Iterator[tuple[str, Stream, list[int], list[Branch]]]:
     """``streams`` streams of each kind in contexts of ``length`` tokens, and questions about them.
 
-    ``regime`` is ``train``, one of `UNSEEN`, or `NAMES`. Yields the kind's name, the stream, its tokens and the branches.
+    ``regime`` is ``train``, one of `UNSEEN`, or `NAMES`. Yields the kind's name, the stream, its
+    tokens and the branches.
     """
     for number, (schema, several) in enumerate(kinds):
         families = [f for f in SHARES[schema, several] for _ in range(2 if f == "last" else 1)]

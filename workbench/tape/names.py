@@ -22,7 +22,7 @@ NOT_NAMES = ("time", "date")  # columns that are called so whatever the stream
 
 
 def draw_name(rng: np.random.Generator) -> str:
-    """One name: a word or several, letters and digits, in the manners of tags, tickers and paths."""
+    """One name: words, letters and digits, in the manners of tags, tickers and paths."""
     draw = rng.random()
     if draw < 0.08:
         return "".join(_from(rng, "0123456789abcdef") for _ in range(int(rng.integers(4, 9))))

@@ -61,8 +61,8 @@ class Stage:
     rates: tuple[float, float] | None = None
 
 
-# Most of the plan is short; what long contexts need beyond that is little, and dear. They come last,
-# when the rate has fallen too far to learn them, and so have a stage of their own after the plan.
+# Most of the plan is short; what long contexts need beyond that is little, and dear. They come
+# last, when the rate has fallen too far to learn them, and so have a stage after the plan.
 STAGES = (
     Stage(0.08, batch=10, context=256, branches=256, max_k=10, values=0.5),
     Stage(0.50, batch=8, context=512, branches=384),
@@ -344,8 +344,9 @@ def train(
     recent: list[dict[str, float]] = []
     if run.step == 0 and run.recipe.tokens < 1:
         raise WorkbenchError(f"expected a plan of tokens, got {run.recipe.tokens}; give --tokens")
+    total = round(run.recipe.tokens * run.recipe.stages[-1].until)
     with tqdm(
-        total=round(run.recipe.tokens * run.recipe.stages[-1].until), initial=run.tokens, unit=" tokens", unit_scale=True,
+        total=total, initial=run.tokens, unit=" tokens", unit_scale=True,
         mininterval=5, disable=not progress,
     ) as bar:  # fmt: skip
         while run.done < 1.0:
