@@ -17,7 +17,7 @@ def test_a_quick_run_answers_prints_its_table_and_draws_its_figure(tmp_path, cap
     lines = shown.splitlines()
     heads = next(i for i, line in enumerate(lines) if line.split()[:1] == ["context"])
     small, large = (line.split() for line in lines[heads + 2 : heads + 4])
-    assert 300 < int(small[0]) < int(large[0]) < 1000
+    assert 150 < int(small[0]) < int(large[0]) < 1000
     assert all(float(value.rstrip("x").replace(",", "")) > 0 for value in small + large)
     assert max(len(line) for line in lines if str(out) not in line) <= demo.WIDTH
     html = out.read_text()
@@ -34,7 +34,7 @@ def test_without_enough_bars_it_ends_with_one_line(tmp_path, capsys):
 def test_more_bars_than_the_model_reads_are_refused_with_the_number_that_fits(tmp_path, capsys):
     assert demo.main(["--bars", "5000", "--out", str(tmp_path / "x.html")]) == 1
     error = capsys.readouterr().err
-    assert "use at most --bars 4" in error or "use at most --bars 5" in error
+    assert "use at most --bars 8" in error
     assert error.count("\n") == 1
 
 

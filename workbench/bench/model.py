@@ -66,7 +66,7 @@ SIZES: dict[str, dict[str, int]] = {
         "num_key_value_heads": 2,
         "head_dim": 16,
         "intermediate_size": 128,
-        "vocab_size": 1024,
+        "vocab_size": 4096,
     },
 }
 
