@@ -6,7 +6,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from workbench.bench import contenders, latency, machine, report
 from workbench.bench.__main__ import main
-from workbench.bench.peers import Stateless, Warm, WarmStatic
+from workbench.bench.peers import Stateless, Warm, WarmCompiled, WarmStatic
 from workbench.bench.stream import bars, take
 from workbench.engine.floor import Floor
 from workbench.errors import WorkbenchError
@@ -150,6 +150,20 @@ def test_peers_give_the_same_answers_again_after_cutting_back(llama):
         peer.advance(context[-50:])
         assert peer.ask(question, 8).token_ids == expected.token_ids
         assert peer.length == 700
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:torch")
+def test_the_compiled_peer_gives_the_answers_of_the_others(llama):
+    del llama.model.layers[1:]
+    llama.config.num_hidden_layers = 1
+    context = torch.randint(0, 64, (90,), generator=torch.Generator().manual_seed(1)).tolist()
+    warm = Warm(llama)
+    warm.advance(context[:80])
+    peers = [warm, WarmCompiled(llama, warm, room=60)]
+    for peer in peers:
+        peer.advance(context[80:])
+    expected, *others = ([peer.ask([5, 6, 7], 8).token_ids for _ in range(2)] for peer in peers)
+    assert others == [expected]
 
 
 def test_the_stream_has_the_tokens_asked_for_and_is_the_same_again():

@@ -18,7 +18,7 @@ import torch
 
 import workbench as wb
 from workbench.bench.model import load_plain
-from workbench.bench.peers import Stateless, Warm, WarmStatic
+from workbench.bench.peers import Stateless, Warm, WarmCompiled, WarmStatic
 from workbench.bench.stream import SCHEMA, bars, take
 from workbench.engine.floor import Floor, weights_bandwidth
 from workbench.engine.tokens import Tokens
@@ -70,7 +70,7 @@ class Contenders:
         self.floor = Floor.of(plain)
         self.stateless = Stateless(plain)
         self.warm = Warm(plain)
-        self.static: WarmStatic | None = None
+        self.static: list[WarmStatic] = []
         self._plain = plain
         self.session = self.engine.open("bench", prompt=PROMPT, schema=SCHEMA, cells=cells)
         self.question = question_of(self.engine.tokens, QUESTION_TOKENS)
@@ -88,7 +88,7 @@ class Contenders:
 
         ``reading_s`` is then how long each took for that.
         """
-        self.static = None
+        self.static = []
         self.reading_s = dict.fromkeys(self.reading_s, 0.0)
         missing = context - self.session.position
         rows = take(self._rows, missing, self.engine.tokens.data) if missing > 0 else []
@@ -104,8 +104,13 @@ class Contenders:
             yield self.warm.length - before
 
     def preallocate(self, room: int) -> None:
-        """Give the static peer the present context and ``room`` tokens more."""
-        self.static = self.engine.call(lambda: WarmStatic(self._plain, self.warm, room))
+        """Give the static peers the present context and ``room`` tokens more; on a GPU one of them
+        is compiled."""
+        kinds = [WarmStatic, *([WarmCompiled] if self.engine.device != "cpu" else [])]
+        self.static = [
+            self.engine.call(functools.partial(kind, self._plain, self.warm, room))
+            for kind in kinds
+        ]
 
     def bar_arrives(self, measured: Measured) -> None:
         """One more bar for everyone, timed."""
@@ -127,7 +132,7 @@ class Contenders:
         return self.session.token_ids[self.warm.length :]
 
     def _warm_peers(self) -> list[Warm]:
-        return [self.warm, *([self.static] if self.static else [])]
+        return [self.warm, *self.static]
 
     # Questions.
 

@@ -57,7 +57,8 @@ class Warm:
 
     def __init__(self, model: PreTrainedModel) -> None:
         """Take a transformers decoder in evaluation mode; the context is empty."""
-        self._model = model
+        self._model: Any = model
+        self._reader = model
         self._cache: Any = DynamicCache(config=model.config)
         self.length = 0
 
@@ -65,7 +66,7 @@ class Warm:
         """Take more of the context in."""
         for start in range(0, len(ids), CHUNK):
             chunk = ids[start : start + CHUNK]
-            _forward(self._model, self._cache, chunk)
+            _forward(self._reader, self._cache, chunk)
             self.length += len(chunk)
 
     def forget(self, num_tokens: int) -> None:
@@ -98,7 +99,7 @@ class WarmStatic(Warm):
 
     def __init__(self, model: PreTrainedModel, warm: Warm, room: int) -> None:
         """Copy the context of ``warm``, and leave space for ``room`` tokens beyond it."""
-        self._model = model
+        self._model = self._reader = model
         self.length = warm.length
         self._cache = StaticCache(model.config, max_cache_len=warm.length + room)
         for index, layer in enumerate(warm._cache.layers):
@@ -107,6 +108,21 @@ class WarmStatic(Warm):
     def _cut(self, num_tokens: int) -> None:
         for layer in self._cache.layers:
             layer.cumulative_length.sub_(num_tokens)
+
+
+class WarmCompiled(WarmStatic):
+    """A `WarmStatic` whose questions and answers run compiled, on a GPU as CUDA graphs.
+
+    Data that arrives comes in any number of tokens, each of which would be compiled anew, so it is
+    read as it is.
+    """
+
+    name = "transformers, kept warm, static, compiled"
+
+    def __init__(self, model: PreTrainedModel, warm: Warm, room: int) -> None:
+        """Copy the context of ``warm``, and leave space for ``room`` tokens beyond it."""
+        super().__init__(model, warm, room)
+        self._model = torch.compile(model, mode="reduce-overhead", dynamic=False)
 
 
 @torch.inference_mode()
