@@ -59,6 +59,7 @@ class Engine(StatelessEngine):
             "bfloat16", "float32".
         device: "auto" (the CPU), "cpu", or "cuda", whose attention runs on the Triton kernels; that
             has been run in Triton's interpreter, and compiled, but not yet on a GPU.
+        graphs: on a GPU, capture short steps as CUDA graphs; off for looking into a model's code.
         threads: CPU threads of torch for this engine, and for whatever starts later in the process;
             None leaves them as they are.
         watermark: cells kept for questions; None takes an eighth of the pool.
@@ -83,6 +84,7 @@ class Engine(StatelessEngine):
         cells: int | None = None,
         dtype: str | torch.dtype = "auto",
         device: str = "auto",
+        graphs: bool = True,
         threads: int | None = None,
         watermark: int | None = None,
         limits: StepLimits | None = None,
@@ -98,6 +100,8 @@ class Engine(StatelessEngine):
 
         def start_up(stages: Stages) -> tuple[Decoder, Any, StepLimits, CostModel | None]:
             decoder, tokenizer = load(source, dtype, device, stages.at)
+            if not graphs:
+                decoder.graphs = None
             if limits is not None:
                 return decoder, tokenizer, limits, cost
             stages.at("measuring steps")

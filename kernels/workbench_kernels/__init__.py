@@ -8,6 +8,7 @@ from workbench_kernels import native
 from workbench_kernels.backends import (
     active,
     attend,
+    index_of,
     rotate_and_write,
     score,
     write_cells,
@@ -17,6 +18,6 @@ from workbench_kernels.scores import Scores
 from workbench_kernels.tiles import Run, SliceRows, Tile, TilePlan, plan_tiles
 
 __all__ = [
-    "Run", "Scores", "SliceRows", "Tile", "TilePlan", "active", "attend", "native", "plan_tiles",
-    "rotate_and_write", "score", "write_cells", "write_kv",
+    "Run", "Scores", "SliceRows", "Tile", "TilePlan", "active", "attend", "index_of", "native",
+    "plan_tiles", "rotate_and_write", "score", "write_cells", "write_kv",
 ]  # fmt: skip

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 from types import ModuleType
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -50,6 +51,21 @@ def attend(
     """
     run = _gpu().attend if _on_cuda(q.device) else cpu.attend
     return run(q, k, v, plan, scale=scale, softcap=softcap, sinks=sinks)
+
+
+def index_of(
+    plan: TilePlan, *, group: int, dim: int, dtype: torch.dtype, device: torch.device, rows: int
+) -> Any:
+    """What ``attend`` reads of a plan on a GPU, as ``gpu.units.Index``: for graphs, which see it.
+
+    Args:
+        plan: the step's tiles.
+        group: query heads per KV head.
+        dim: the larger of the head dims of K and V.
+        dtype, device: of q.
+        rows: of q; more than the plan's where it is padded.
+    """
+    return _gpu().index_of(plan, group=group, dim=dim, dtype=dtype, device=device, rows=rows)
 
 
 def write_cells(pool: Tensor, slots: Tensor, values: Tensor) -> None:

@@ -6,11 +6,19 @@ tensor is on the CPU and the kernels' own source is interpreted; otherwise the t
 machine with torch, triton, transformers and pytest.
 """
 
+import random
+
 import pytest
 import torch
 import triton
 
 import workbench as wb
+from workbench.cells.pool import CellPool
+from workbench.cells.sequence import Sequence
+from workbench.cells.tensors import CellTensors
+from workbench.engine.batch import Part, Step
+from workbench.engine.graphs import Graphs
+from workbench.engine.model import load
 from workbench.scheduler.scheduler import StepLimits
 from workbench.testing import (
     assert_recomputes,
@@ -33,10 +41,17 @@ else:
 BOUND = 1e-3
 
 
+def run_again(self, run):
+    """What a captured graph does, without one: the same code over the same tensors."""
+    logits = run()
+    return logits, lambda: logits.copy_(run())
+
+
 @pytest.fixture(autouse=True)
 def _to_triton(monkeypatch):
     if INTERPRETED:
         monkeypatch.setattr(backends, "_on_cuda", lambda device: True)
+        monkeypatch.setattr(Graphs, "_record", run_again)
     assert active(DEVICE) == "triton"
 
 
@@ -45,6 +60,11 @@ def engine_of(family):
     model.to(DEVICE)
     limits = StepLimits(tokens=24, target_ms=0, ingest_floor=4)
     return model, wb.Engine((model, tokenizer), cells=512, start=False, limits=limits)
+
+
+def decoder_of(family):
+    model, tokenizer = tiny_model(family)
+    return load((model.to(DEVICE), tokenizer), "auto", DEVICE)[0]
 
 
 @pytest.mark.parametrize("family", ["llama", "qwen3", "mistral", "gemma2", "gpt_oss"])
@@ -70,6 +90,73 @@ def test_answers_are_those_of_plain_transformers(family):
         for answer in answers:
             assert_recomputes(model, answer, BOUND)
         check_books(engine)
+        assert len(engine.decoder.graphs) > 0 and engine.decoder.graphs.reason is None
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma2"])
+def test_a_graph_gives_the_bits_of_the_step_it_replays(family):
+    """Steps of a few shapes, again and again on other tokens, cells and rows, NaN where none is."""
+    decoder = decoder_of(family)
+    pool = CellPool(256)
+    cells = CellTensors(decoder.layers, 256, decoder.dtype, decoder.device)
+    cells.fill(list(range(256)), float("nan"))
+    draw = random.Random(0)
+    lines = []
+    for _ in range(3):
+        lines.append(Sequence(pool))
+        lines[-1].grow(64)
+    replayed = 0
+    for number in range(12):
+        parts = []
+        for line in lines[: 1 + number % 3]:
+            ids = [draw.randrange(256) for _ in range(draw.choice((1, 3)))]
+            keep = draw.sample(range(len(ids)), draw.choice((0, 1)))
+            parts.append(Part(line, line.length, ids, keep))
+        before = len(decoder.graphs)
+        got = decoder.forward(Step.of(parts, cells, decoder.device)).clone()
+        with torch.inference_mode():
+            step = Step.of(parts, cells, decoder.device)
+            want = decoder._run(step)[: len(step.labels)]
+        assert torch.equal(got, want) and bool(torch.isfinite(got).all())
+        replayed += before == len(decoder.graphs) and before > 0
+        for part in parts:
+            part.sequence.length += len(part.ids)
+    assert len(decoder.graphs) >= 2 and replayed >= 2
+
+
+def test_graphs_of_other_cells_are_not_used():
+    decoder = decoder_of("llama")
+    answers = []
+    for _ in range(2):  # the second cells hold the same; the first are gone
+        pool = CellPool(64)
+        cells = CellTensors(decoder.layers, 64, decoder.dtype, decoder.device)
+        line = Sequence(pool)
+        line.grow(32)
+        rows = []
+        for token in (5, 6, 7, 8):
+            step = Step.of([Part(line, line.length, [token], (0,))], cells, decoder.device)
+            rows.append(decoder.forward(step).clone())
+            line.length += 1
+        assert len(decoder.graphs) == 1
+        answers.append(torch.cat(rows))
+        cells.fill(list(range(64)), float("nan"))
+    assert torch.equal(*answers)
+
+
+def test_a_model_that_cannot_be_captured_says_so_and_runs(monkeypatch):
+    def refuse(self, run):
+        raise RuntimeError("operation not permitted when stream is capturing")
+
+    monkeypatch.setattr(Graphs, "_record", refuse)
+    with pytest.warns(UserWarning, match="cannot be captured .*not permitted"):
+        model, engine = engine_of("llama")
+    with engine:
+        session = engine.open("s", cells=100)
+        session.push("row 1")
+        answer = session.ask_start("what now?", max_tokens=6)
+        run_until_idle(engine)
+        assert_recomputes(model, answer, BOUND)
+        assert "not permitted" in engine.decoder.graphs.reason
 
 
 @pytest.mark.skipif(INTERPRETED, reason="needs the device's own memory")

@@ -16,28 +16,42 @@ from workbench.cells.tensors import CellTensors
 
 @dataclass(frozen=True)
 class Part:
-    """Tokens of one sequence to run at ``start``; ``keep`` are the rows whose logits are wanted."""
+    """Tokens of one sequence to run at ``start``.
+
+    Attributes:
+        keep: the rows whose logits are wanted.
+        labels: per kept row the tokens to score after it; empty where there are none.
+    """
 
     sequence: Sequence
     start: int
     ids: Seq[int]
     keep: Seq[int] = ()
+    labels: Seq[Seq[int]] = ()
 
 
 @dataclass
 class Step:
     """What one forward pass needs; the model's attention layers call ``attend`` on it.
 
+    On a GPU everything is padded to few sizes, so that few captured graphs serve all short steps.
+
     Attributes:
         ids, positions: int64 ``[1, rows]``: the step's tokens, then padding.
-        slots: int64 ``[tokens]``, the cell each token is written to.
-        keep: int64 ``[kept]``, the rows whose logits are wanted, part by part.
+        slots: int64 ``[tokens]``, the cell each token is written to; on a GPU ``[rows]``, padding
+            is negative and writes nothing.
+        keep: int64 ``[kept]``, the rows whose logits are wanted, part by part; on a GPU padded
+            with row 0, at least once.
+        labels: per wanted row the tokens to score after it.
+        buffer: int64, all of the above but the labels, one after the other.
     """
 
     ids: Tensor
     positions: Tensor
     slots: Tensor
     keep: Tensor
+    labels: Seq[Seq[int]]
+    buffer: Tensor
     slices: list[kernels.SliceRows]
     cells: CellTensors
     split: int | None = None
@@ -50,6 +64,7 @@ class Step:
         positions: list[int] = []
         slots: list[int] = []
         keep: list[int] = []
+        labels: list[Seq[int]] = []
         slices = []
         for part in parts:
             first, num = len(ids), len(part.ids)
@@ -58,11 +73,19 @@ class Step:
             positions.extend(range(part.start, end))
             slots.extend(part.sequence.slots(part.start, end))
             keep.extend(first + row for row in part.keep)
+            labels.extend(part.labels or [()] * len(part.keep))
             slices.append(kernels.SliceRows(first, num, part.start, part.sequence.runs(end)))
 
-        padding = [0] * (padded(len(ids)) - len(ids))
-        on_device = _staged([ids + padding, positions + padding, slots, keep], device)
-        return cls(on_device[0][None], on_device[1][None], *on_device[2:], slices, cells)
+        on_gpu = kernels.active(device) == "triton"
+        rows = launched(len(ids)) if on_gpu else padded(len(ids))
+        padding = [0] * (rows - len(ids))
+        if on_gpu:
+            slots += [-1] * len(padding)
+            keep += [0] * (launched(max(1, len(keep))) - len(keep))
+        values = [ids + padding, positions + padding, slots, keep]
+        buffer = _staged([number for part in values for number in part], device)
+        ids_, positions_, slots_, keep_ = buffer.split([len(part) for part in values])
+        return cls(ids_[None], positions_[None], slots_, keep_, labels, buffer, slices, cells)
 
     def plan(self, window: int | None) -> kernels.TilePlan:
         """The step's tiles for layers of one window size."""
@@ -103,12 +126,15 @@ class Step:
         return out
 
 
-def _staged(values: list[list[int]], device: str) -> tuple[Tensor, ...]:
-    """Lists as int64 tensors on a device: one copy, from pinned memory where that is another."""
-    flat = torch.tensor([number for part in values for number in part], dtype=torch.long)
-    if device != "cpu":
-        flat = flat.pin_memory().to(device, non_blocking=True)
-    return flat.split([len(part) for part in values])
+def _staged(numbers: list[int], device: str) -> Tensor:
+    """Numbers as int64 on a device: one copy, from pinned memory where that is another."""
+    staged = torch.tensor(numbers, dtype=torch.long)
+    return staged if device == "cpu" else staged.pin_memory().to(device, non_blocking=True)
+
+
+def launched(rows: int) -> int:
+    """Rows that a step of so many has on a GPU, where one of few has the weights to wait for."""
+    return 1 << (rows - 1).bit_length() if rows <= 128 else padded(rows)
 
 
 def padded(tokens: int) -> int:

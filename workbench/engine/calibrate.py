@@ -9,6 +9,7 @@ from workbench.cells.pool import CellPool
 from workbench.cells.sequence import Sequence
 from workbench.cells.tensors import CellTensors
 from workbench.engine.batch import Part, Step
+from workbench.engine.logits import Logits
 from workbench.engine.model import Decoder
 from workbench.scheduler.cost import CostModel
 from workbench.scheduler.scheduler import StepLimits
@@ -37,7 +38,8 @@ def calibrate(decoder: Decoder) -> tuple[StepLimits, CostModel]:
     def seconds(tokens: int, start: int) -> float:
         ids = [i % decoder.vocab_size for i in range(tokens)]
         began = time.perf_counter()
-        decoder.forward(Step.of([Part(sequence, start, ids, (tokens - 1,))], cells, decoder.device))
+        step = Step.of([Part(sequence, start, ids, (tokens - 1,))], cells, decoder.device)
+        Logits.of(decoder.forward(step), step.labels)
         return time.perf_counter() - began
 
     began = time.perf_counter()

@@ -14,12 +14,11 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import TypeVar
 
-from torch import Tensor
-
 from workbench.engine.admission import Admission
 from workbench.engine.batch import Part, Step
 from workbench.engine.core import Core
 from workbench.engine.ingestion import Ingestion
+from workbench.engine.logits import Logits
 from workbench.engine.model import Decoder
 from workbench.engine.questions import Questions
 from workbench.engine.tokens import Tokens
@@ -130,8 +129,8 @@ class StepEngine:
         ids = self.ingestion.upcoming(work, piece.length)
         return _Job(piece, work, [Part(sequence, sequence.length, ids)])
 
-    def _compute(self, jobs: list[_Job]) -> Iterable[tuple[_Job, Tensor | BaseException]]:
-        """Each job's kept logits ``[kept, vocab]``, or why there are none; questions come first.
+    def _compute(self, jobs: list[_Job]) -> Iterable[tuple[_Job, Logits | BaseException]]:
+        """Each job's kept logits, or why there are none; questions come first.
 
         If the forward fails, every job runs alone, so that only the one at fault is failed: cells
         written twice hold the same values.
@@ -147,10 +146,11 @@ class StepEngine:
         sizes = [sum(len(part.keep) for part in job.parts) for job in jobs]
         return list(zip(jobs, logits.split(sizes), strict=True))
 
-    def _forward(self, parts: list[Part]) -> Tensor:
-        return self.decoder.forward(Step.of(parts, self.cells, self.decoder.device))
+    def _forward(self, parts: list[Part]) -> Logits:
+        step = Step.of(parts, self.cells, self.decoder.device)
+        return Logits.of(self.decoder.forward(step), step.labels)
 
-    def _commit(self, job: _Job, result: Tensor | BaseException) -> None:
+    def _commit(self, job: _Job, result: Logits | BaseException) -> None:
         work = job.work
         if work.work not in self.core.works:
             return  # an earlier outcome of this step ended it

@@ -16,11 +16,13 @@ import transformers
 from torch import Tensor, nn
 from transformers import AttentionInterface, AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
+import workbench_kernels as kernels
 from workbench.cells import pages
 from workbench.cells.pool import CellPool
 from workbench.cells.sequence import Sequence
 from workbench.cells.tensors import CellTensors, LayerShape
 from workbench.engine.batch import Part, Step
+from workbench.engine.graphs import Graphs
 from workbench.engine.linear import pack
 from workbench.engine.sampler import stored_temperature
 from workbench.engine.short import ShortSteps
@@ -120,6 +122,7 @@ class Decoder:
         layers: what each attention layer keeps per token.
         max_positions: the most positions the model is made for.
         short: runs short steps in one compiled call; None where transformers' code runs them.
+        graphs: replays short steps on a GPU; None on a CPU.
         choice_temperature: makes the probabilities of choices say how often they are right; 1
             where the model's folder has no ``calibration.json``.
     """
@@ -132,6 +135,7 @@ class Decoder:
         self.dtype: torch.dtype = model.dtype
         self.max_positions: int = getattr(self.config, "max_position_embeddings", None) or 2**31
         self.short: ShortSteps | None = None
+        self.graphs: Graphs | None = None
         self.choice_temperature = 1.0
         with _refusals(name):
             self.layers = self._survey()
@@ -139,6 +143,8 @@ class Decoder:
             others = [p for name, p in self.model.named_parameters() if "packed" not in name]
             pages.move(others)
             self.short = ShortSteps.of(self.model, self.layers)
+            if kernels.active(self.device) == "triton":
+                self.graphs = Graphs(self._run, self.layers, self.dtype)
             self._prove()
 
     @property
@@ -152,28 +158,31 @@ class Decoder:
         return int(self.config.vocab_size)
 
     def forward(self, step: Any) -> Tensor:
-        """Run one step; returns float32 logits ``[kept, vocab]``.
+        """Run one step; returns logits ``[kept, vocab]``, float32 on a CPU.
 
+        On a GPU they are in the model's dtype, not yet computed, and hold until the next step.
         ``step`` carries ids, positions and the rows to keep, and computes the attention.
         """
         with torch.inference_mode():
+            if self.graphs is not None:
+                run = self.graphs.forward if self.graphs.fits(step) else self._run
+                return run(step)[: len(step.labels)]
             if self.short is not None and self.short.fits(step):
                 return self.short.forward(step).float()
-            keep = step.keep if len(step.keep) else step.keep.new_zeros(1)
-            out = self.model(
-                input_ids=step.ids,
-                position_ids=step.positions,
-                use_cache=False,
-                logits_to_keep=keep,
-                workbench_step=step,
-            )
-            return self._arrived(out.logits[0, : len(step.keep)].float())
+            return self._run(step)[: len(step.labels)].float()
 
-    def _arrived(self, logits: Tensor) -> Tensor:
-        """Logits on the host, once the device has done the step: what it took is then known."""
-        if self.device != "cpu":
-            torch.cuda.synchronize(self.device)
-        return logits.cpu()
+    def _run(self, step: Any) -> Tensor:
+        """One step through transformers' own code; at least one row of logits."""
+        keep = step.keep if len(step.keep) else step.keep.new_zeros(1)
+        out = self.model(
+            input_ids=step.ids,
+            position_ids=step.positions,
+            use_cache=False,
+            logits_to_keep=keep,
+            workbench_step=step,
+        )
+        logits: Tensor = out.logits[0]
+        return logits
 
     def _survey(self) -> dict[int, LayerShape]:
         _refuse_by_config(self.config)
@@ -212,11 +221,11 @@ class Decoder:
         for start, end in ((0, 7), (7, 8), (8, 15)):
             step = Step.of([Part(trunk, start, ids[start:end], range(end - start))], cells,
                            self.device)  # fmt: skip
-            got.append(self.forward(step))
+            got.append(self.forward(step).float().clone())
         branch = trunk.branch(15)
         branch.grow(num - 15)
         last = Part(branch, 15, ids[15:], range(num - 15))
-        got.append(self.forward(Step.of([last], cells, self.device)))
+        got.append(self.forward(Step.of([last], cells, self.device)).float())
         with _plain_attention(self.model), torch.inference_mode():
             want = (
                 self.model(input_ids=torch.tensor([ids], device=self.device), use_cache=False)

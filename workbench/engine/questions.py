@@ -5,15 +5,13 @@ from __future__ import annotations
 from array import array
 from collections.abc import Sequence
 
-import torch
-from torch import Tensor
-
 from workbench.answer import Answer
 from workbench.cells.line import STRETCH, Line
 from workbench.cells.sequence import Sequence as Cells
 from workbench.engine.batch import Part
 from workbench.engine.core import Core
-from workbench.engine.sampler import Sampler, score_choices
+from workbench.engine.logits import Logits
+from workbench.engine.sampler import Sampler, chances_of
 from workbench.engine.speculate import MAX_DRAFTS, propose, worthwhile
 from workbench.engine.tokens import TextStream
 from workbench.engine.work import Ingest, Mark, Question
@@ -209,19 +207,19 @@ class Questions:
         if done + length < question.prefill:
             return [Part(branch, start, question.ids[done : done + length])]
         ids = [*question.ids[done:], *question.guess]
-        parts = [Part(branch, start, ids, range(len(ids) - 1 - len(question.guess), len(ids)))]
-        for child, choice in zip(question.choice_branches, question.choices, strict=True):
-            if len(choice) > 1:
-                parts.append(Part(child, child.length, choice[:-1], range(len(choice) - 1)))
+        kept = range(len(ids) - 1 - len(question.guess), len(ids))
+        firsts = [[choice[0] for choice in question.choices]] if question.choices else ()
+        parts = [Part(branch, start, ids, kept, firsts)]
+        for child, (first, *rest) in zip(question.choice_branches, question.choices, strict=True):
+            if rest:
+                each = [[token] for token in rest]  # scored after the one before it
+                parts.append(Part(child, child.length, [first, *rest[:-1]], range(len(rest)), each))
         return parts
 
-    def commit(self, question: Question, parts: list[Part], logits: Tensor) -> None:
-        """Take a step's logits ``[kept, vocab]`` for the parts: a chunk, a verdict, or tokens."""
+    def commit(self, question: Question, parts: list[Part], logits: Logits) -> None:
+        """Take what a step says after the kept rows of the parts: nothing, a verdict, or tokens."""
         branch, answer = question.branch, question.answer
         assert branch is not None and question.stream is not None
-        if len(logits) and not bool(torch.isfinite(logits).all()):
-            msg = "the model returned logits that are not finite; try dtype='float32'"
-            raise QuestionError(msg)
         if answer.token_ids:
             self._commit_decode(question, logits)
             return
@@ -241,19 +239,20 @@ class Questions:
             if not self._take(question, logits, question.guess):
                 branch.length += len(answer.token_ids) - 1  # of the guess, what was right
 
-    def _choose(self, question: Question, logits: Tensor) -> None:
-        rows, at = [], 1
-        for ids in question.choices:
-            rows.append(logits[at : at + len(ids) - 1])
-            at += len(ids) - 1
-        chances, logprobs = score_choices(logits[0], rows, question.choices)
+    def _choose(self, question: Question, logits: Logits) -> None:
+        firsts, at, logprobs = logits.scored(0).labels, 1, []
+        for first, ids in zip(firsts, question.choices, strict=True):
+            end = at + len(ids) - 1
+            logprobs.append([first, *(logits.scored(row).labels[0] for row in range(at, end))])
+            at = end
+        chances = chances_of(logprobs)
         best = max(range(len(chances)), key=chances.__getitem__)
         question.answer.choose(dict(zip(question.choice_texts, chances, strict=True)),
                                question.choices[best], logprobs[best],
                                self.core.decoder.choice_temperature)  # fmt: skip
         self.end(question, "choice")
 
-    def _commit_decode(self, question: Question, logits: Tensor) -> None:
+    def _commit_decode(self, question: Question, logits: Logits) -> None:
         """The last token's logits, then those of the drafts, of which a first part may be right."""
         branch, answer, before = question.branch, question.answer, len(question.answer.token_ids)
         assert branch is not None
@@ -269,7 +268,7 @@ class Questions:
             self.core.prefixes.note(question.line)
         self.core.scheduler.ran(question.work, taken)
 
-    def _take(self, question: Question, logits: Tensor, drafts: Sequence[int]) -> bool:
+    def _take(self, question: Question, logits: Logits, drafts: Sequence[int]) -> bool:
         """Pick tokens row by row, as long as the drafts they were computed from are right.
 
         Returns:
@@ -279,7 +278,7 @@ class Questions:
         assert sampler is not None and stream is not None
         for row in range(len(logits)):
             answer.accepted += row > 0  # the draft that this row was computed from
-            token, logprob = sampler.pick(logits[row])
+            token, logprob = sampler.pick(logits, row)
             answer.add(token, logprob)
             if token in self.core.tokens.eos_ids:
                 self.end(question, "stop")

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
+from workbench.engine.logits import Logits
 from workbench.errors import ModelError, QuestionError
 
 CALIBRATION = "calibration.json"
@@ -60,44 +60,43 @@ class Sampler:
             else:
                 self._generator.manual_seed(sampling.seed)
 
-    def pick(self, logits: Tensor) -> tuple[int, float]:
-        """A token id and the model's own natural-log probability of it; logits ``[vocab]``."""
-        logprobs = torch.log_softmax(logits, dim=-1)
+    def pick(self, logits: Logits, row: int) -> tuple[int, float]:
+        """A token id after one row, and the model's own natural-log probability of it.
+
+        Raises:
+            QuestionError: the row has numbers that are not finite.
+        """
         if self._generator is None:
-            token = int(logits.argmax())
-        else:
-            weights = torch.softmax(logits / self._sampling.temperature, dim=-1)
-            if self._sampling.top_p < 1:
-                ordered, order = weights.sort(descending=True)
-                # A token stays if those before it have not reached top_p yet.
-                beyond = ordered.cumsum(0) - ordered >= self._sampling.top_p
-                weights[order[beyond]] = 0
-            token = int(torch.multinomial(weights, 1, generator=self._generator))
-        return token, float(logprobs[token])
+            best = logits.scored(row)
+            return best.token, best.logprob
+        values = logits.row(row)
+        weights = torch.softmax(values / self._sampling.temperature, dim=-1)
+        if self._sampling.top_p < 1:
+            ordered, order = weights.sort(descending=True)
+            # A token stays if those before it have not reached top_p yet.
+            beyond = ordered.cumsum(0) - ordered >= self._sampling.top_p
+            weights[order[beyond]] = 0
+        token = int(torch.multinomial(weights, 1, generator=self._generator))
+        return token, float(torch.log_softmax(values, dim=-1)[token])
 
 
-def score_choices(
-    last: Tensor, rows: list[Tensor], choices: list[list[int]]
-) -> tuple[list[float], list[list[float]]]:
-    """Probabilities of closed answers, from one forward over all of them.
+def chances_of(logprobs: list[list[float]]) -> list[float]:
+    """Probabilities of closed answers among each other.
 
     Args:
-        last: logits ``[vocab]`` after the question: they score each choice's first token.
-        rows: per choice, logits ``[len - 1, vocab]`` after each of its tokens but the last.
-        choices: the token ids of each choice.
+        logprobs: per choice, the natural-log probabilities of its tokens.
 
     Returns:
-        Per choice its probability among the choices (softmax of the summed log-probabilities),
-        and the natural-log probabilities of its tokens.
+        The softmax of their sums.
+
+    Raises:
+        QuestionError: the model gives none of them any probability.
     """
-    first = torch.log_softmax(last, dim=-1)
-    logprobs = []
-    for ids, logits in zip(choices, rows, strict=True):
-        later = torch.log_softmax(logits, dim=-1)
-        after = [float(later[i, token]) for i, token in enumerate(ids[1:])]
-        logprobs.append([float(first[ids[0]]), *after])
-    totals = torch.tensor([sum(lp) for lp in logprobs], dtype=torch.float64)
-    return torch.softmax(totals, dim=0).tolist(), logprobs
+    totals = torch.tensor([math.fsum(tokens) for tokens in logprobs], dtype=torch.float64)
+    if not bool(totals.max() > -math.inf):
+        msg = "the model gives none of the choices any probability; expected others"
+        raise QuestionError(msg)
+    return torch.softmax(totals, dim=0).tolist()  # type: ignore[no-any-return]
 
 
 def stored_temperature(folder: Path) -> float:

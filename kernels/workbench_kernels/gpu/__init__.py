@@ -4,9 +4,11 @@ Under ``TRITON_INTERPRET=1`` (set before the import) the same functions take CPU
 interpreter runs the kernels' own source, slowly. Otherwise they launch on the tensors' device.
 """
 
-from workbench_kernels.gpu.attention import attend
+from workbench_kernels.gpu.attention import attend, index_of
 from workbench_kernels.gpu.merging import merge
 from workbench_kernels.gpu.scoring import score
 from workbench_kernels.gpu.writing import rotate_and_write, write_cells, write_kv
 
-__all__ = ["attend", "merge", "rotate_and_write", "score", "write_cells", "write_kv"]
+__all__ = [
+    "attend", "index_of", "merge", "rotate_and_write", "score", "write_cells", "write_kv",
+]  # fmt: skip

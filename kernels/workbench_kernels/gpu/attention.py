@@ -79,6 +79,21 @@ def attend(
     return merge(part, lse, index.parts_at, index.parts, rows, sinks=sinks, dtype=q.dtype)
 
 
+def index_of(
+    plan: TilePlan, *, group: int, dim: int, dtype: torch.dtype, device: torch.device, rows: int
+) -> units.Index:
+    """What `attend` reads of a plan, made before it is called; for who captures it in a graph.
+
+    Args:
+        plan: the step's tiles.
+        group: query heads per KV head.
+        dim: the larger of the head dims of K and V.
+        dtype, device: of q.
+        rows: of q.
+    """
+    return units.of(plan, group, tuning.sizes(device, dtype, dim), device, rows)
+
+
 def padded(dim: int) -> int:
     """A head dim as the kernel holds it: a power of two that a matrix instruction takes."""
     return max(16, int(triton.next_power_of_2(dim)))
