@@ -15,6 +15,12 @@ from workbench_kernels.native.linear import COLUMNS, MAX_ROWS
 from workbench_kernels.native.openmp import dismiss
 from workbench_kernels.tiles import TilePlan
 
+# Steps of so little take a thread alone about a millisecond: weights that stay in its cache, and
+# products of so many numbers. A second thread would save half of that, and where it has gone to
+# sleep takes longer to wake: up to 5 ms on a virtual machine that was idle.
+SMALL_WEIGHTS = 8_000_000
+SMALL_WORK = 128_000_000
+
 
 @dataclass(frozen=True)
 class LayerWeights:
@@ -73,6 +79,7 @@ class Layers:
         def room(width: int) -> Tensor:
             return torch.empty(MAX_ROWS, width, dtype=torch.bfloat16)
 
+        self._weights = sum(t.numel() for x in layers for t in x.tensors.values())
         self._room = [room(n) for n in (hidden, queries, keys, keys, queries, inner)]
         self._cells: tuple[Sequence[Tensor], object] = ((), None)
 
@@ -111,8 +118,10 @@ class Layers:
             *(room.data_ptr() for room in self._room),
             most.partial(self.heads, self.dim).data_ptr(), len(x),
         )  # fmt: skip
-        dismiss()
+        small = self._weights <= SMALL_WEIGHTS and self._weights * len(x) <= SMALL_WORK
+        if not small:
+            dismiss()
         library.wb_layers(
             ctypes.byref(self._shape), self._layers, self._cells[1], native_plans,
-            ctypes.byref(batch), torch.get_num_threads(),
+            ctypes.byref(batch), 1 if small else torch.get_num_threads(),
         )  # fmt: skip

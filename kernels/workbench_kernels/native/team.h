@@ -37,8 +37,10 @@ class Team {
     for (std::thread& helper : helpers_) helper.join();
   }
 
-  // The calling thread's team, of so many threads.
+  // The calling thread's team, of so many threads. Being alone needs no other team's helpers ended.
   static Team& of(int size) {
+    thread_local Team alone(1);
+    if (size == 1) return alone;
     thread_local std::unique_ptr<Team> team;
     if (!team || team->size_ != size || team->process_ != getpid()) team = std::make_unique<Team>(size);
     return *team;
