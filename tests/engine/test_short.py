@@ -13,6 +13,7 @@ from workbench.engine.model import Decoder
 from workbench.engine.short import MOST_ROWS, Angles, ShortSteps
 from workbench.testing import assert_recomputes, run_until_idle, tiny_model
 from workbench_kernels import native
+from workbench_kernels.native import layers
 
 pytestmark = pytest.mark.skipif(not native.available(), reason=native.reason() or "available")
 
@@ -26,6 +27,12 @@ BUILDS = {
     "qwen2": {"use_sliding_window": True, "sliding_window": 9, "max_window_layers": 1},
     "qwen3": {},
 }
+
+
+@pytest.fixture(autouse=True)
+def _all_threads(monkeypatch):
+    """Steps this small would run on one thread."""
+    monkeypatch.setattr(layers, "SMALL_WORK", 0)
 
 
 def decoder_of(family, dtype=torch.bfloat16, **sizes):
@@ -151,3 +158,10 @@ def test_angles_are_those_of_the_models_own_module_at_any_position(kind):
         for got, right in zip(angles.of(x, at), expected, strict=True):
             assert got.dtype == torch.bfloat16
             assert torch.equal(got, right[0])
+
+
+def test_small_steps_on_one_thread_give_the_bits_of_all(monkeypatch):
+    decoder = decoder_of("llama")
+    want = logits(decoder, decoder.short)
+    monkeypatch.setattr(layers, "SMALL_WORK", 10**12)
+    assert torch.equal(logits(decoder, decoder.short), want)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import datetime as dt
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 import numpy as np
 
@@ -17,6 +18,7 @@ from workbench.streams.market import bars_of, five_digits
 from workbench.streams.render import schema_for
 from workbench.streams.schema import Row
 
+T = TypeVar("T")
 SCHEMAS = ("ohlcv", "iot", "vitals", "event", "spatial", "rows")
 SHARES = (0.46, 0.16, 0.1, 0.1, 0.08, 0.1)
 UNSEEN = ("crash", "saw", "stairs", "huge", "tiny")
@@ -151,10 +153,11 @@ def _prompt(rng: np.random.Generator, schema: str) -> str | None:
     draw = rng.random()
     if draw < 0.4:
         return None
-    return _pick(rng, ANY_PROMPTS if draw < 0.55 else PROMPTS[schema])
+    return pick(rng, ANY_PROMPTS if draw < 0.55 else PROMPTS[schema])
 
 
-def _pick(rng: np.random.Generator, choices: Sequence[str]) -> str:
+def pick(rng: np.random.Generator, choices: Sequence[T]) -> T:
+    """One of ``choices``."""
     return choices[int(rng.integers(len(choices)))]
 
 
@@ -164,7 +167,7 @@ def _turns(rng: np.random.Generator, rows: int, count: int, regular: bool) -> np
 
 
 def _ids(rng: np.random.Generator, words: Sequence[str], count: int) -> list[str]:
-    word = _pick(rng, words)
+    word = pick(rng, words)
     if rng.random() < 0.2:
         return [str(n) for n in rng.choice(list(words), count, replace=False)]
     joint = str(rng.choice(["", "_", "-"])) if len(word) > 1 else ""
@@ -290,10 +293,10 @@ def _events(rng: np.random.Generator, rows: int, several: bool, regime: str) -> 
         trouble = trouble - 1 if trouble else int(rng.integers(3, 15)) * (rng.random() < 0.04)
         level = str(rng.choice(LEVELS, p=wild if trouble else calm))
         at += dt.timedelta(seconds=int(rng.exponential(5 if trouble else 40)) + 1)
-        message = _pick(rng, TROUBLE if level in LEVELS[2:] else CALM)
+        message = pick(rng, TROUBLE if level in LEVELS[2:] else CALM)
         if rng.random() < 0.15:
             message += f" {rng.integers(1, 1000)}"
-        row: Row = {"level": level, "source": _pick(rng, sources), "message": message}
+        row: Row = {"level": level, "source": pick(rng, sources), "message": message}
         made.append({"time": at} | row if timed else row)
     return made
 

@@ -12,7 +12,7 @@ from dataclasses import replace
 import numpy as np
 
 from workbench.streams.schema import Row
-from workbench.tape.generators import ENTITY, Stream, read_stream
+from workbench.tape.generators import ENTITY, Stream, pick, read_stream
 
 CONSONANTS = "bcdfghjklmnprstvwxz"
 VOWELS = "aeiouy"
@@ -25,19 +25,19 @@ def draw_name(rng: np.random.Generator) -> str:
     """One name: words, letters and digits, in the manners of tags, tickers and paths."""
     draw = rng.random()
     if draw < 0.08:
-        return "".join(_from(rng, "0123456789abcdef") for _ in range(int(rng.integers(4, 9))))
+        return "".join(pick(rng, "0123456789abcdef") for _ in range(int(rng.integers(4, 9))))
     if draw < 0.2:  # tickers, flights, stations: capitals, then digits or a suffix
         letters = "".join(chr(c) for c in rng.integers(65, 91, rng.integers(1, 6)))
         number = str(rng.integers(1, 10 ** int(rng.integers(1, 5))))
-        return letters + _pick(rng, ("", number, f"-{number}", f".{letters[:1]}", "=F"))
-    words = [draw_word(rng) for _ in range(_pick(rng, (1, 1, 2, 2, 3)))]
-    case = _pick(rng, (str.lower, str.lower, str.upper, str.capitalize))
-    joint = _pick(rng, JOINTS)
+        return letters + pick(rng, ("", number, f"-{number}", f".{letters[:1]}", "=F"))
+    words = [draw_word(rng) for _ in range(pick(rng, (1, 1, 2, 2, 3)))]
+    case = pick(rng, (str.lower, str.lower, str.upper, str.capitalize))
+    joint = pick(rng, JOINTS)
     name = joint.join(case(word) for word in words)
     if rng.random() < 0.45:
-        name += _pick(rng, ("", joint)) + str(rng.integers(0, 10 ** int(rng.integers(1, 4))))
+        name += pick(rng, ("", joint)) + str(rng.integers(0, 10 ** int(rng.integers(1, 4))))
     if rng.random() < 0.1:
-        name += _pick(rng, ("a", "b", "_x", "_ms", "%", "A", "°C"))
+        name += pick(rng, ("a", "b", "_x", "_ms", "%", "A", "°C"))
     return name.strip()
 
 
@@ -46,24 +46,24 @@ def draw_word(rng: np.random.Generator) -> str:
     if rng.random() < 0.3:
         return "".join(chr(c) for c in rng.integers(97, 123, rng.integers(1, 6)))
     word = "".join(
-        _from(rng, CONSONANTS) + _from(rng, VOWELS) + _pick(rng, ("", "", _from(rng, CONSONANTS)))
-        for _ in range(_pick(rng, (1, 2, 2, 3)))
+        pick(rng, CONSONANTS) + pick(rng, VOWELS) + pick(rng, ("", "", pick(rng, CONSONANTS)))
+        for _ in range(pick(rng, (1, 2, 2, 3)))
     )
     if rng.random() < 0.06:
         at = int(rng.integers(len(word)))
-        word = word[:at] + _from(rng, FOREIGN) + word[at + 1 :]
+        word = word[:at] + pick(rng, FOREIGN) + word[at + 1 :]
     return word
 
 
 def draw_message(rng: np.random.Generator) -> str:
     """A line of a log: words, and sometimes a number, a path, a setting or a sign between them."""
-    words = [draw_word(rng) for _ in range(_pick(rng, (1, 2, 2, 3, 4)))]
+    words = [draw_word(rng) for _ in range(pick(rng, (1, 2, 2, 3, 4)))]
     if rng.random() < 0.35:
         odd = (
             str(rng.integers(1, 10_000)), f"/{words[0]}/{draw_word(rng)}", f"{words[-1]}=1",
             f"{words[0]}()", f"0x{rng.integers(16, 4096):x}", f"{words[-1]}:",
         )  # fmt: skip
-        words.insert(int(rng.integers(len(words) + 1)), _pick(rng, odd))
+        words.insert(int(rng.integers(len(words) + 1)), pick(rng, odd))
     text = " ".join(words)
     return text.capitalize() if rng.random() < 0.3 else text
 
@@ -107,11 +107,3 @@ def _drawn(
 
 def _renamed(rows: Sequence[Row], column: str, names: dict[str, str]) -> list[Row]:
     return [row | {column: names[row[column]]} for row in rows]
-
-
-def _pick(rng: np.random.Generator, choices: Sequence):
-    return choices[int(rng.integers(len(choices)))]
-
-
-def _from(rng: np.random.Generator, letters: str) -> str:
-    return letters[int(rng.integers(len(letters)))]

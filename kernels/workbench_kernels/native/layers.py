@@ -15,9 +15,9 @@ from workbench_kernels.native.linear import COLUMNS, MAX_ROWS
 from workbench_kernels.native.openmp import dismiss
 from workbench_kernels.tiles import TilePlan
 
-# Steps of so little take a thread alone about a millisecond: weights that stay in its cache, and
-# products of so many numbers. A second thread would save half of that, and where it has gone to
-# sleep takes longer to wake: up to 5 ms on a virtual machine that was idle.
+# Steps of so little take a thread alone one to three milliseconds: weights that stay in its cache,
+# and products of so many numbers. A second thread would save less than half of that, and where it
+# has gone to sleep takes longer to wake: up to 5 ms on a virtual machine that was idle.
 SMALL_WEIGHTS = 8_000_000
 SMALL_WORK = 128_000_000
 
