@@ -72,6 +72,9 @@ def test_a_rehearsal_has_two_bars_and_then_two_questions_for_each_session(materi
     assert {due.at for due in bars} == {0.0} and min(due.at for due in asked) > 0
     for first, second in zip(asked[::2], asked[1::2], strict=True):
         assert first.session == second.session and first.ids != second.ids
+    other = rehearsal(material, 3, OPTIONS, attempt=1)
+    assert rehearsal(material, 3, OPTIONS).contexts == planned.contexts
+    assert not any(ids in planned.contexts for ids in other.contexts)
 
 
 def test_questions_differ_from_their_first_words_on_and_are_equally_long(material):
@@ -90,17 +93,19 @@ def checked(difference, margin=0.0):
 def test_a_comparison_that_is_off_by_little_is_made_again_once():
     right, off = checked(0.1), checked(0.5)
     outcomes = iter([[right, off], [right, right]])
-    checks = compared(lambda: next(outcomes))
+    attempts = []
+    checks = compared(lambda attempt: attempts.append(attempt) or next(outcomes))
+    assert attempts == [0, 1]
     assert agreed(checks)
     assert [check.get("made_again", False) for check in checks] == [True, True, False, False]
-    assert compared(lambda: [right]) == [right]
-    assert not agreed(compared(lambda: [off]))
+    assert compared(lambda _: [right]) == [right]
+    assert not agreed(compared(lambda _: [off]))
 
 
 @pytest.mark.parametrize("far", [checked(0.7), checked(0.5, margin=0.7)])
 def test_a_comparison_that_is_off_by_more_than_rounding_is_not_made_again(far):
     outcomes = iter([[far]])
-    assert not agreed(compared(lambda: next(outcomes)))
+    assert not agreed(compared(lambda _: next(outcomes)))
 
 
 def timetable(planned, **more):

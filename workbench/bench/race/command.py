@@ -129,13 +129,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "the samples go beside it as parquet, those of standing questions and of the mix into "
         "files of their own",
     )  # fmt: skip
+    parser.add_argument(
+        "--into", type=Path, metavar="FILE",
+        help="put what is raced into this file, in place of what it has of the same peers: both "
+        "of single and standing, or the mix, or all; with the settings it was raced with",
+    )  # fmt: skip
     parser.set_defaults(run=run)
 
 
 def run(options: argparse.Namespace, command: str) -> int:
     """Race, print the table, write the files."""
     from workbench.bench import machine
-    from workbench.bench.race import referee, report, tables
+    from workbench.bench.race import again, referee, report, tables
     from workbench.bench.race.options import Options
     from workbench.bench.race.smoke import smoke
 
@@ -151,13 +156,20 @@ def run(options: argparse.Namespace, command: str) -> int:
     )  # fmt: skip
     if options.smoke:
         wanted = smoke(wanted)
-    out = options.out
+    out, before = options.out or options.into, None
+    if options.into is not None:
+        if options.out is not None:
+            msg = "expected --out or --into, got both"
+            raise WorkbenchError(msg)
+        again.check(options.parts)
+        before = again.read(options.into)
     if out is None and not options.smoke:
         out = RESULTS / f"race-{machine.short_name(machine.cpu_name())}.json"
     saved: list[dict[str, Any]] = []
 
     def save(result: dict[str, Any]) -> None:
-        saved[:] = [report.summarize(result)]
+        whole = result if before is None else again.put_into(before, result)
+        saved[:] = [report.summarize(whole)]
         if out is not None:
             report.write(saved[0], out)
 

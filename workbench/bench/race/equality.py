@@ -107,16 +107,16 @@ class Judge:
         }  # fmt: skip
 
 
-def compared(compare: Callable[[], list[dict[str, Any]]]) -> list[dict[str, Any]]:
-    """Compare several answers; if one is off by little, compare others once more.
+def compared(compare: Callable[[int], list[dict[str, Any]]]) -> list[dict[str, Any]]:
+    """Compare several answers, attempt 0; if one is off by little, others, attempt 1.
 
     Of many answers one may be off by more than the bound from rounding alone, though not by twice
     as much, and then others are not. The checks of a comparison that was made again say so.
     """
-    checks = compare()
+    checks = compare(0)
     if agreed(checks) or any(_far(check) for check in checks):
         return checks
-    return [*(check | {"made_again": True} for check in checks), *compare()]
+    return [*(check | {"made_again": True} for check in checks), *compare(1)]
 
 
 def _far(check: dict[str, Any]) -> bool:

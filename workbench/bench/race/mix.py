@@ -75,10 +75,12 @@ def race(course: Course, process: Process) -> dict[str, Any]:
     return result
 
 
-def _rehearse(course: Course, peer: PeerProcess, system: System) -> list[dict[str, Any]]:
+def _rehearse(
+    course: Course, peer: PeerProcess, system: System, attempt: int
+) -> list[dict[str, Any]]:
     """A few sessions, everything at once; the judge scores all answers."""
     sessions = min(REHEARSED, course.options.mix[-1])
-    planned = rehearsal(course.material, sessions, course.options)
+    planned = rehearsal(course.material, sessions, course.options, attempt)
     found = _ask(course, peer, system, planned, scored=True)
     asked = [i for i, due in enumerate(planned.events) if due.kind == QUESTION]
     late = [i for i in asked if found["done"][i]["last_ms"] is None]

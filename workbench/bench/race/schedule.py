@@ -111,12 +111,14 @@ def schedule(material: Material, sessions: int, options: Options) -> Schedule:
     return Schedule(contexts, sorted(events, key=lambda due: due.at), seconds)
 
 
-def rehearsal(material: Material, sessions: int, options: Options) -> Schedule:
+def rehearsal(material: Material, sessions: int, options: Options, attempt: int = 0) -> Schedule:
     """Two bars for each session, all due at once, and later two questions, all due at once.
 
     Questions at once share whatever an engine keeps of their session; that is where caches mix.
+    Another ``attempt`` has other sessions.
     """
-    streams = [_stream(material, s, options) for s in range(sessions)]
+    first = attempt * sessions
+    streams = [_stream(material, first + s, options) for s in range(sessions)]
     contexts = [_context(stream, material, options.mix_context) for stream in streams]
     arriving = [
         Due(0.0, session, BAR, next(stream))

@@ -90,9 +90,11 @@ def _compare(
     context: int,
     answer: str,
     bars: Iterator[list[int]],
+    _: int,
 ) -> list[dict[str, Any]]:
     """Have the judge score the first, the middle and the last of the most, after a second bar.
 
+    Every attempt takes the bars that come next.
     Engines that give no shares of choices have theirs compared by single questions alone.
     """
     material, num = course.material, course.options.standing[-1]

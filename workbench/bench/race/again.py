@@ -1,0 +1,90 @@
+"""A race continued: turns that were raced anew take the place of what a file has of them.
+
+A peer has two turns with the machine: on contexts (single and standing questions), and in the mix.
+Each is measured with the machine's bandwidth before and after, and notes the command of its own
+where that is not the file's.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from workbench.bench.race.options import MIX, SINGLE, STANDING
+from workbench.errors import WorkbenchError
+
+TURNS = ({SINGLE, STANDING}, {MIX}, {SINGLE, STANDING, MIX})
+ALIKE = ("model", "settings", "floor")  # of two results that may be put together
+
+
+def check(parts: Sequence[str]) -> None:
+    """Raise `WorkbenchError` unless these parts are whole turns."""
+    if set(parts) not in TURNS:
+        msg = f"parts {', '.join(parts)}: into a file go single and standing together, mix, or all"
+        raise WorkbenchError(msg)
+
+
+def read(path: Path) -> dict[str, Any]:
+    """A result as `report.write` left it, its samples and events in their places again.
+
+    Raises:
+        WorkbenchError: there is no such file, or it is of another benchmark.
+    """
+    if not path.exists() or (result := json.loads(path.read_text())).get("benchmark") != "race":
+        msg = f"{path}: expected a file that a race wrote; race without --into first"
+        raise WorkbenchError(msg)
+    singles, standing, events = (
+        _rows(path.with_name(f"{path.stem}{suffix}.parquet"))
+        for suffix in ("", "-standing", "-mix")
+    )
+    for peer in result["peers"]:
+        name = peer["peer"]
+        peer["samples"] = [row for row in singles if row["peer"] == name]
+        if peer.get("standing"):
+            peer["standing"]["samples"] = [row for row in standing if row["peer"] == name]
+        for run in (peer.get("mix") or {"runs": []})["runs"]:
+            own = (name, run["system"], run["sessions"])
+            run["events"] = [e for e in events if (e["peer"], e["system"], e["sessions"]) == own]
+    return dict(result)
+
+
+def put_into(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
+    """``old`` with the turns of ``new`` in place of its own.
+
+    Raises:
+        WorkbenchError: they are of different models or settings, or of different machines.
+    """
+    for name in ALIKE:
+        a, b = (_comparable(result[name]) for result in (old, new))
+        if a != b:
+            changed = ", ".join(key for key in {**a, **b} if a.get(key) != b.get(key))
+            msg = f"the file's {name} are not those of this race ({changed}); race all of it anew"
+            raise WorkbenchError(msg)
+    if old["machine"]["cpu"] != new["machine"]["cpu"]:
+        msg = f"the file is of {old['machine']['cpu']}, this machine is {new['machine']['cpu']}"
+        raise WorkbenchError(msg)
+    said = {"command": new["command"], "began": new["began"]}
+    peers = {peer["peer"]: peer for peer in old["peers"]}
+    mixed = set(new["settings"]["parts"]) == {MIX}
+    for peer in new["peers"]:
+        before = peers.get(peer["peer"])
+        mix = peer.get("mix") and peer["mix"] | {"raced": said}
+        if mixed and before is not None:
+            peers[peer["peer"]] = before | {"mix": mix}
+        else:
+            kept = before.get("mix") if before and MIX not in new["settings"]["parts"] else mix
+            peers[peer["peer"]] = peer | {"raced": said} | ({"mix": kept} if kept else {})
+    return {**old, "peers": list(peers.values())}
+
+
+def _rows(path: Path) -> list[dict[str, Any]]:
+    return pl.read_parquet(path).to_dicts() if path.exists() else []
+
+
+def _comparable(part: Mapping[str, Any]) -> dict[str, Any]:
+    """As JSON has it, without the parts raced."""
+    return {k: v for k, v in json.loads(json.dumps(part)).items() if k != "parts"}
