@@ -1,8 +1,8 @@
-"""``python -m workbench_kernels.bench_gpu``: attention's GB/s against a copy's and torch's SDPA.
+"""``python -m workbench_kernels.bench_gpu``: attention's GB/s against a copy's, and others'.
 
-Questions of a few tokens on one context, alone and on many branches that share it. GB/s counts
-every cell once. SDPA gets the shared context as an expanded view (nothing is copied for it), no
-mask, and none of the branches' own tails; it reads the same bytes where it can.
+Questions of a few tokens on one context, alone and 16 on branches that share it. GB/s counts every
+cell once. Beside it torch's SDPA, flex_attention, and FlashAttention where it is installed, on the
+context alone (`gpu.others`); a peer whose output differs from SDPA's is not timed.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import json
 import platform
 import sys
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +21,11 @@ from workbench_kernels import reference, testing
 
 # (branches, rows of each, cells of context)
 SHAPES = [
-    *[(1, rows, cells) for cells in (2_048, 8_192, 19_000, 65_536) for rows in (1, 8, 16)],
-    *[(num, rows, 19_000) for num in (4, 16) for rows in (1, 16)],
+    (branches, rows, cells)
+    for cells in (2_600, 19_000, 131_072)
+    for branches in (1, 16)
+    for rows in (1, 4, 16, 64)
 ]
-DIMS = (64, 128)
 HEADS, KV_HEADS = 32, 8
 # bfloat16 against float64: rounding of the weights and of the output, 2**-9 each of values near 1.
 BOUND = 2e-2
@@ -36,11 +36,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m workbench_kernels.bench_gpu", description=(__doc__ or "").split("\n\n")[1]
     )
-    parser.add_argument("--out", type=Path, metavar="FILE", help="also write the figures as JSON")
+    add_arguments(parser)
     options = parser.parse_args(arguments)
     if not torch.cuda.is_available():
         sys.stderr.write("torch finds no CUDA device\n")
         return 1
+    result = run(options.dims)
+    if options.out:
+        options.out.write_text(json.dumps(result, indent=1) + "\n")
+    return 0
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of the command."""
+    parser.add_argument("--out", type=Path, metavar="FILE", help="where to write the JSON")
+    parser.add_argument("--dims", type=int, nargs="+", default=[128], metavar="DIM",
+                        help="head dims (default: 128)")  # fmt: skip
+
+
+def run(dims: Sequence[int]) -> dict[str, Any]:
+    """Measure all shapes on the GPU, printing a table as it goes."""
     from workbench_kernels.gpu import measuring
 
     copy = measuring.copy_bandwidth()
@@ -51,13 +66,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     say(f"{machine['device']}, torch {torch.__version__}, copy {copy / 1e9:.0f} GB/s")
     say(HEADINGS)
     rows = []
-    for dim in DIMS:
+    for dim in dims:
         for shape in SHAPES:
             rows.append(measure(*shape, dim, copy))
             say(line(rows[-1]))
-    if options.out:
-        options.out.write_text(json.dumps({**machine, "rows": rows}, indent=1) + "\n")
-    return 0
+    return {**machine, "rows": rows}
 
 
 def measure(branches: int, rows: int, cells: int, dim: int, copy: float) -> dict[str, Any]:
@@ -71,37 +84,46 @@ def measure(branches: int, rows: int, cells: int, dim: int, copy: float) -> dict
     if not error <= BOUND:  # NaN included
         msg = f"attention of {branches} x {rows} rows over {cells} cells is off by {error}"
         raise RuntimeError(msg)
-    ours, sdpa = layers.seconds(), torch_seconds(layers, branches, rows, cells)
+    ours = layers.seconds()
     return {
         "branches": branches, "rows": rows, "cells": cells, "dim": dim, "error": error,
         "us": ours * 1e6, "gb_s": layers.bytes_read / ours / 1e9,
-        "of_copy": layers.bytes_read / ours / copy, "sdpa_us": sdpa * 1e6,
+        "of_copy": layers.bytes_read / ours / copy, "peers": peers(layers, branches, rows, cells),
     }  # fmt: skip
 
 
-def torch_seconds(layers: Any, branches: int, rows: int, cells: int) -> float:
-    """Seconds of torch's scaled_dot_product_attention over the context alone."""
-    from workbench_kernels.gpu import measuring
+def peers(layers: Any, branches: int, rows: int, cells: int) -> dict[str, float | str]:
+    """Microseconds of each peer over the context alone, or why it has none."""
+    from workbench_kernels.gpu import measuring, others
 
-    def call(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+    def shaped(q: torch.Tensor, *pools: torch.Tensor) -> list[torch.Tensor]:
         query = q.view(branches, rows, *q.shape[1:]).transpose(1, 2)
-        keys, values = (pool[None, :, :cells].expand(branches, -1, -1, -1) for pool in (k, v))
-        return torch.nn.functional.scaled_dot_product_attention(
-            query, keys, values, scale=layers.scale, enable_gqa=True
-        )
+        return [query, *(p[None, :, :cells].expand(branches, -1, -1, -1) for p in pools)]
 
-    return measuring.seconds([partial(call, *each) for each in layers.inputs])
+    inputs = [shaped(*each) for each in layers.inputs]
+    want = others.sdpa(*inputs[0], layers.scale)().float()
+    found: dict[str, float | str] = {}
+    for name, make in others.PEERS.items():
+        try:
+            calls = [make(*each, layers.scale) for each in inputs]
+            error = float((calls[0]().float() - want).abs().max())
+            right = error <= BOUND
+            found[name] = measuring.seconds(calls) * 1e6 if right else f"off by {error:.2g}"
+        except Exception as problem:  # every package refuses in its own way
+            found[name] = str(problem).strip().splitlines()[0]
+    return found
 
 
-HEADINGS = " dim branches rows   cells |       us   GB/s  of copy |  SDPA us  SDPA / ours"
+HEADINGS = " dim branches rows   cells |       us   GB/s  of copy |     SDPA     flex    flash us"
 
 
 def line(row: dict[str, Any]) -> str:
-    """A measurement as a line under `HEADINGS`."""
+    """A measurement as a line under `HEADINGS`; ``-`` for a peer that has no time."""
+    times = row["peers"].values()
     return (
         f"{row['dim']:4} {row['branches']:8} {row['rows']:4} {row['cells']:7} | "
         f"{row['us']:8.1f} {row['gb_s']:6.0f} {row['of_copy']:7.0%}  | "
-        f"{row['sdpa_us']:8.1f} {row['sdpa_us'] / row['us']:8.2f}"
+        + " ".join(f"{time:8.1f}" if isinstance(time, float) else f"{'-':>8}" for time in times)
     )
 
 

@@ -6,6 +6,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from workbench.bench import contenders, latency, machine, report
 from workbench.bench.__main__ import main
+from workbench.bench.batching import Batching
 from workbench.bench.peers import Stateless, Warm, WarmCompiled, WarmStatic
 from workbench.bench.stream import bars, take
 from workbench.engine.floor import Floor
@@ -166,6 +167,53 @@ def test_the_compiled_peer_gives_the_answers_of_the_others(llama):
     assert others == [expected]
 
 
+def test_continuous_batching_gives_the_answers_of_the_others(llama):
+    context = torch.randint(0, 64, (150,), generator=torch.Generator().manual_seed(1)).tolist()
+    question, other = [5, 6, 7], [9, 9]
+    expected = Stateless(llama).ask(context, question, 8).token_ids
+    score = Stateless(llama).score(context, question, expected)
+    wrong = [*expected[:3], (expected[3] + 1) % 64, *expected[4:]]
+    peer = Batching(llama, cells=1024)
+    try:
+        peer.advance(context[:100])
+        peer.ask(other, 2)
+        peer.advance(context[100:])
+        assert peer.length == 150
+        for _ in range(2):
+            reply = peer.ask(question, 8)
+            assert reply.token_ids == expected
+            assert 0 < reply.ttft_ms < reply.total_ms
+        assert peer.score(question, expected) == pytest.approx(score, abs=1e-4)
+        assert peer.score(question, wrong) == pytest.approx(score[:3], abs=1e-4)
+    finally:
+        peer.close()
+
+
+def test_a_peer_that_may_fail_is_out_with_its_reason(tmp_path, monkeypatch, capsys):
+    def broken(*_):
+        raise RuntimeError("no compiler here\nand a long story")
+
+    monkeypatch.setattr(contenders.WarmCompiled, "__init__", broken)
+    command = "latency --size tiny --dtype float32 --threads 1 --contexts 300 --repeats 1"
+    out = tmp_path / "more.json"
+    more = ["--stateless-repeats", "1", "--more-peers", "--out", str(out)]
+    assert main([*command.split(), *more]) == 0
+    result = json.loads(out.read_text())
+    assert result["unavailable"] == {WarmCompiled.name: "no compiler here"}
+    assert f"{WarmCompiled.name} is not there: no compiler here" in capsys.readouterr().out
+    (block,) = result["contexts"]
+    systems = {entry["system"] for entry in block["measured"]}
+    assert Batching.name in systems and WarmCompiled.name not in systems
+    assert block["equality"]["max_difference"][Batching.name] <= 1e-3
+    assert f"ours/{Batching.name}" in block["ratios"][contenders.EIGHT]
+
+
+def test_every_peer_has_its_place_in_the_table():
+    assert {WarmCompiled.name, WarmStatic.name, Warm.name, Stateless.name, Batching.name} == set(
+        report.PEERS
+    )
+
+
 def test_the_stream_has_the_tokens_asked_for_and_is_the_same_again():
     def encode(text):
         return list(text.encode())
@@ -187,6 +235,12 @@ def test_the_stream_has_the_tokens_asked_for_and_is_the_same_again():
 )
 def test_a_cpu_has_a_name_that_fits_a_file(name, short):
     assert machine.short_name(name) == short
+
+
+def test_kernels_are_measured_on_a_gpu_alone(monkeypatch, capsys):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    assert main(["kernels"]) == 1
+    assert "expected an NVIDIA GPU" in capsys.readouterr().err
 
 
 def test_a_wrong_option_is_one_line_and_no_file(tmp_path, capsys):

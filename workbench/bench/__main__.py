@@ -16,6 +16,7 @@ from workbench.errors import WorkbenchError
 RESULTS = Path("data/bench")
 OTHERS = {
     "flash": "cost of 1, 4 and 16 standing questions on one long session",
+    "kernels": "attention on a GPU, against a copy's bandwidth and others' attention",
     "notebook": "a dashboard under load in a browser: lateness, messages, memory",
     "race": "time to answer against vLLM, llama.cpp, OpenVINO and transformers, each by itself",
     "sharing": "tokens, cells and time that sessions with one prompt and one feed save",
@@ -108,6 +109,11 @@ def _add_latency(latency: argparse.ArgumentParser) -> None:
         help=f"cpu or cuda; 8b is a size for GPUs {shown}",
     )  # fmt: skip
     latency.add_argument(
+        "--more-peers", action=argparse.BooleanOptionalAction,
+        help="also transformers with a compiled static cache, and its continuous batching "
+        "(default: on a GPU)",
+    )  # fmt: skip
+    latency.add_argument(
         "--out", type=Path, metavar="FILE",
         help=f"where to write the JSON (default: {RESULTS}/latency-<cpu>.json)",
     )  # fmt: skip
@@ -131,6 +137,7 @@ def _latency(options: argparse.Namespace, command: str) -> int:
             threads=options.threads,
             seed=options.seed,
             device=options.device,
+            more_peers=options.more_peers,
         ),
         command,
     )

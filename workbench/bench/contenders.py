@@ -9,14 +9,15 @@ from __future__ import annotations
 import functools
 import itertools
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
 import workbench as wb
+from workbench.bench.batching import Batching
 from workbench.bench.model import load_plain
 from workbench.bench.peers import Stateless, Warm, WarmCompiled, WarmStatic
 from workbench.bench.stream import SCHEMA, bars, take
@@ -26,6 +27,7 @@ from workbench.errors import WorkbenchError
 
 OURS = "workbench"
 ONE, EIGHT, CHOICES, FLASH, BAR = "1 token", "8 tokens", "two choices", "flash hit", "one bar in"
+MAY_FAIL = (WarmCompiled.name, Batching.name)
 FORWARDS = {ONE: 1, EIGHT: 8, CHOICES: 1, BAR: 1}
 UP_DOWN = ("up", "down")
 PROMPT = "You watch the tape."
@@ -55,15 +57,24 @@ class Samples:
 
 
 Measured = dict[tuple[str, str], Samples]
+T = TypeVar("T")
 
 
 class Contenders:
-    """The session and its peers, always on the same context."""
+    """The session and its peers, always on the same context.
+
+    Attributes:
+        unavailable: why a peer that is not needed is out, by its name.
+    """
 
     def __init__(
-        self, folder: Path, *, cells: int, dtype: str, seed: int, device: str = "cpu"
-    ) -> None:
-        """Load the model in ``folder`` for everyone; the session may hold ``cells`` tokens."""
+        self, folder: Path, *, cells: int, dtype: str, seed: int, device: str = "cpu",
+        more: bool = False,
+    ) -> None:  # fmt: skip
+        """Load the model in ``folder`` for everyone; the session may hold ``cells`` tokens.
+
+        ``more`` adds a compiled static cache and continuous batching, which may fail.
+        """
         self.engine = wb.Engine(folder, cells=cells + 1024, watermark=1024, dtype=dtype,
                                 device=device, speculate=False)  # fmt: skip
         plain = self.engine.call(lambda: load_plain(folder, self.engine.dtype, device))
@@ -71,7 +82,12 @@ class Contenders:
         self.stateless = Stateless(plain)
         self.warm = Warm(plain)
         self.static: list[WarmStatic] = []
-        self._plain = plain
+        self.batching: Batching | None = None
+        self.unavailable: dict[str, str] = {}
+        self._plain, self._more = plain, more
+        if more:
+            own = self.engine.call(lambda: load_plain(folder, self.engine.dtype, device))
+            self.batching = self._from(Batching.name, lambda: Batching(own, cells))
         self.session = self.engine.open("bench", prompt=PROMPT, schema=SCHEMA, cells=cells)
         self.question = question_of(self.engine.tokens, QUESTION_TOKENS)
         self.question_ids = self.engine.tokens.question(self.question)
@@ -104,13 +120,15 @@ class Contenders:
             yield self.warm.length - before
 
     def preallocate(self, room: int) -> None:
-        """Give the static peers the present context and ``room`` tokens more; on a GPU one of them
-        is compiled."""
-        kinds = [WarmStatic, *([WarmCompiled] if self.engine.device != "cpu" else [])]
-        self.static = [
-            self.engine.call(functools.partial(kind, self._plain, self.warm, room))
-            for kind in kinds
-        ]
+        """Give peers that need to know it the present context and ``room`` tokens more."""
+        plain, warm = self._plain, self.warm
+        self.static = [self.engine.call(lambda: WarmStatic(plain, warm, room))]
+        if self._more:
+            made = self._from(WarmCompiled.name, lambda: WarmCompiled(plain, warm, room))
+            self.static += [made] if made is not None else []
+        if (peer := self.batching) is not None:
+            ids = self.session.token_ids[peer.length :]
+            self._from(peer.name, lambda: peer.advance(ids))
 
     def bar_arrives(self, measured: Measured) -> None:
         """One more bar for everyone, timed."""
@@ -125,14 +143,28 @@ class Contenders:
         for peer in self._warm_peers():
             time.sleep(PAUSE_S)
             began = time.perf_counter()
-            self.engine.call(functools.partial(peer.advance, ids))
-            measured[peer.name, BAR].add(position, (time.perf_counter() - began) * 1e3)
+            self._from(peer.name, functools.partial(peer.advance, ids))
+            if peer.name not in self.unavailable:
+                measured[peer.name, BAR].add(position, (time.perf_counter() - began) * 1e3)
 
     def _new_ids(self) -> list[int]:
         return self.session.token_ids[self.warm.length :]
 
-    def _warm_peers(self) -> list[Warm]:
-        return [self.warm, *self.static]
+    def _warm_peers(self) -> list[Warm | Batching]:
+        everyone = [self.warm, *self.static, *([self.batching] if self.batching else [])]
+        return [peer for peer in everyone if peer.name not in self.unavailable]
+
+    def _from(self, name: str, call: Callable[[], T]) -> T | None:
+        """What a peer gives, in the engine's thread; None once one that may fail has failed."""
+        if name in self.unavailable:
+            return None
+        try:
+            return self.engine.call(call)
+        except Exception as error:  # every part of torch and transformers raises its own kind
+            if name not in MAY_FAIL:
+                raise
+            self.unavailable[name] = (str(error).strip() or repr(error)).splitlines()[0]
+            return None
 
     # Questions.
 
@@ -140,17 +172,18 @@ class Contenders:
         """Ask everyone for an open answer of 1 or 8 tokens."""
         num = FORWARDS[kind]
         position = self.session.position
-        systems: list[Warm | Stateless | None] = [None, *self._warm_peers()]
+        systems: list[Warm | Batching | Stateless | None] = [None, *self._warm_peers()]
         first = self._rounds % len(systems)
         systems = systems[first:] + systems[:first]
         for system in [*systems, *([self.stateless] if stateless else [])]:
             time.sleep(PAUSE_S)
             if system is None:
                 self._ask_ours(kind, measured)
-            elif isinstance(system, Warm):
-                ask = functools.partial(system.ask, self.question_ids, num)
-                reply = self.engine.call(ask)
-                measured[system.name, kind].add(position, reply.total_ms, reply.ttft_ms)
+            elif not isinstance(system, Stateless):
+                own = functools.partial(system.ask, self.question_ids, num)
+                reply = self._from(system.name, own)
+                if reply is not None:
+                    measured[system.name, kind].add(position, reply.total_ms, reply.ttft_ms)
             else:
                 context = self.session.token_ids
                 ask = functools.partial(system.ask, context, self.question_ids, num)
@@ -202,19 +235,24 @@ class Contenders:
 
     def _compare(self, answer: wb.Answer, choice: wb.Answer) -> dict[str, Any]:
         context, question, tokens = self.session.token_ids, self.question_ids, answer.token_ids
-        warm = self._warm_peers()
-        scores = {peer.name: peer.score(question, tokens) for peer in warm}
+        scores, greedy = {}, {}
+        for peer in self._warm_peers():
+            score = self._from(peer.name, functools.partial(peer.score, question, tokens))
+            reply = self._from(peer.name, functools.partial(peer.ask, question, len(tokens)))
+            if reply is not None:
+                greedy[peer.name] = reply.token_ids
+            if score:  # one that gives other tokens scores those before the first of them
+                scores[peer.name] = score
         scores[self.stateless.name] = self.stateless.score(context, question, tokens)
-        greedy = {peer.name: peer.ask(question, len(tokens)).token_ids for peer in warm}
         chances = self._choice_by_peer()
         return {
             "position": answer.position,
             "tokens": len(tokens),
             "max_difference": {
-                name: max(map(_distance, answer.logprobs, score)) for name, score in scores.items()
+                name: _distance(answer.logprobs, score) for name, score in scores.items()
             },
             "max_difference_between_peers": max(
-                max(map(_distance, a, b)) for a, b in itertools.combinations(scores.values(), 2)
+                _distance(a, b) for a, b in itertools.combinations(scores.values(), 2)
             ),
             "choice_difference": max(
                 abs(chances[name] - choice.probabilities[name]) for name in UP_DOWN
@@ -239,10 +277,12 @@ class Contenders:
         self.warm.forget(last)
         stale = self.warm.score(self.question_ids, answer.token_ids)
         self.warm.advance(ids[-last:])
-        return max(map(_distance, answer.logprobs, stale))
+        return _distance(answer.logprobs, stale)
 
     def close(self) -> None:
         """Free the model and the cells."""
+        if self.batching is not None:
+            self.batching.close()
         self.engine.close()
 
 
@@ -274,5 +314,6 @@ def _check_answer(answer: wb.Answer, kind: str) -> None:
         raise WorkbenchError(msg)
 
 
-def _distance(a: float, b: float) -> float:
-    return abs(a - b)
+def _distance(a: Sequence[float], b: Sequence[float]) -> float:
+    """The largest difference, as far as both go; NaN where one has nothing."""
+    return max((abs(x - y) for x, y in zip(a, b, strict=False)), default=float("nan"))

@@ -45,6 +45,7 @@ class Options:
         threads: of torch.
         seed: of the model and of the stream.
         device: "cpu" or "cuda", of everyone.
+        more_peers: a compiled static cache and continuous batching too; None: on a GPU.
     """
 
     contexts: tuple[int, ...] = (2_600, 5_000, 9_500, 19_000)
@@ -55,6 +56,7 @@ class Options:
     threads: int = 2
     seed: int = 0
     device: str = "cpu"
+    more_peers: bool | None = None
 
 
 def run(options: Options, command: str, progress: bool = True) -> dict[str, Any]:
@@ -76,6 +78,7 @@ def run(options: Options, command: str, progress: bool = True) -> dict[str, Any]
     device = auto_device(options.device)
     where = machine.describe(options.threads, device)
     buffer_bandwidth = aside(lambda: machine.read_bandwidth(num_bytes=buffer, device=device))
+    more = device != "cpu" if options.more_peers is None else options.more_peers
     rounds = WARM_UP + options.repeats
     cells = options.contexts[-1] + rounds * BARS_A_ROUND * MOST_TOKENS_A_BAR + 512
     with (
@@ -84,7 +87,7 @@ def run(options: Options, command: str, progress: bool = True) -> dict[str, Any]
     ):
         model = aside(lambda: make_model(Path(folder), options.size, options.seed, device))
         contenders = Contenders(Path(folder), cells=cells, dtype=options.dtype, seed=options.seed,
-                                device=device)  # fmt: skip
+                                device=device, more=more)  # fmt: skip
         results = []
         try:
             bandwidth = [contenders.bandwidth()]
@@ -94,6 +97,7 @@ def run(options: Options, command: str, progress: bool = True) -> dict[str, Any]
                 best = max(bandwidth[-2:])
                 results.append(summary(context, measured, contenders.floor, best) | block)
             floor, dtype = contenders.floor, contenders.engine.dtype
+            unavailable = contenders.unavailable
         finally:
             contenders.close()
     return {
@@ -124,6 +128,7 @@ def run(options: Options, command: str, progress: bool = True) -> dict[str, Any]
             "after": bandwidth[-1],
             "drift": bandwidth[-1] / bandwidth[0] - 1,
         },
+        "unavailable": unavailable,
         "contexts": results,
     }
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from workbench.bench.batching import Batching
 from workbench.bench.contenders import (
     BAR,
     CHOICES,
@@ -18,9 +19,10 @@ from workbench.bench.contenders import (
     QUESTION_TOKENS,
     Measured,
 )
-from workbench.bench.peers import Stateless, Warm, WarmStatic
+from workbench.bench.peers import Stateless, Warm, WarmCompiled, WarmStatic
 from workbench.engine.floor import Floor
 
+PEERS = (WarmCompiled.name, WarmStatic.name, Warm.name, Batching.name, Stateless.name)
 MOST_DRIFT = 0.15  # of the bandwidth from beginning to end, on an idle machine
 
 
@@ -52,7 +54,7 @@ def summary(context: int, measured: Measured, floor: Floor, bandwidth: float) ->
     for kind in (ONE, EIGHT, BAR):
         ours = next(e for e in entries if (e["system"], e["kind"]) == (OURS, kind))
         ratios[kind] = {"ours/floor": ours["over_floor"]}
-        for name in (Warm.name, WarmStatic.name, Stateless.name):
+        for name in PEERS:
             if (name, kind) in median:
                 ratios[kind][f"ours/{name}"] = ours["median_ms"] / median[name, kind]
     return {"context": context, "bandwidth": bandwidth, "measured": entries, "ratios": ratios}
@@ -86,7 +88,7 @@ def table(result: dict[str, Any]) -> str:
             f"(bound {block['equality']['bound']:.2g}, a missing bar would show as "
             f"{block['equality']['difference_if_the_last_bar_were_missing']:.2g})",
             f"  reading up to here: {read}",
-            f"  {'':<12}{'':<34}{'median ms':>10}{'p90':>10}{'min':>10}{'TTFT':>10}{'x floor':>9}",
+            f"  {'':<12}{'':<42}{'median ms':>10}{'p90':>10}{'min':>10}{'TTFT':>10}{'x floor':>9}",
         ]
         for kind in (ONE, EIGHT, CHOICES, FLASH, BAR):
             title = kind
@@ -95,10 +97,11 @@ def table(result: dict[str, Any]) -> str:
                     ttft = "" if kind == BAR else f"{entry['ttft_ms']:,.2f}"
                     over = f"{entry['over_floor']:.2f}" if "over_floor" in entry else ""
                     lines.append(
-                        f"  {title:<12}{entry['system']:<34}{entry['median_ms']:>10,.2f}"
+                        f"  {title:<12}{entry['system']:<42}{entry['median_ms']:>10,.2f}"
                         f"{entry['p90_ms']:>10,.2f}{entry['min_ms']:>10,.2f}{ttft:>10}{over:>9}"
                     )
                     title = ""
+    lines += [f"{name} is not there: {why}" for name, why in result["unavailable"].items()]
     lines += ["", "our time as a share of theirs (below 1 is faster)"]
     for block in result["contexts"]:
         for kind, ratios in block["ratios"].items():
@@ -112,4 +115,4 @@ def table(result: dict[str, Any]) -> str:
 
 
 def _order(system: str) -> int:
-    return (OURS, WarmStatic.name, Warm.name, Stateless.name).index(system)
+    return (OURS, *PEERS).index(system)

@@ -15,20 +15,20 @@ from workbench.bench import machine
 RESULTS = Path("data/bench")
 
 
-def header(benchmark: str, command: str) -> dict[str, Any]:
+def header(benchmark: str, command: str, device: str = "cpu") -> dict[str, Any]:
     """Name, command, time, versions and machine."""
     return {
         "benchmark": benchmark,
         "command": command,
         "began": dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
         "versions": machine.versions(),
-        "machine": machine.describe(torch.get_num_threads()),
+        "machine": machine.describe(torch.get_num_threads(), device),
     }
 
 
-def write(result: dict[str, Any], name: str, out: Path | None) -> Path:
+def write(result: dict[str, Any], name: str, out: Path | None, device: str = "cpu") -> Path:
     """Write a result where it was asked for, or under ``data/bench`` by name and processor."""
-    path = out or RESULTS / f"{name}-{machine.short_name(machine.cpu_name())}.json"
+    path = out or RESULTS / f"{name}-{machine.short_name(machine.processor_name(device))}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(result, indent=1) + "\n")
     return path
