@@ -429,6 +429,7 @@ def _pool_size(cells: int | None, bytes_per_cell: int, device: str) -> int:
         available = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
         usual = min(DEFAULT_CELLS, int(MEMORY_SHARE * available) // bytes_per_cell)
     else:  # nobody else wants it
+        torch.cuda.empty_cache()  # what loading the model has freed
         available, _ = torch.cuda.mem_get_info(device)
         usual = int(GPU_SHARE * available) // bytes_per_cell
     if cells is None:

@@ -7,8 +7,11 @@ why the compiled CPU kernels are not in use where they are not.
 from workbench_kernels import native
 from workbench_kernels.backends import (
     active,
+    add_norm,
     attend,
+    gate,
     index_of,
+    norm,
     rotate_and_write,
     score,
     write_cells,
@@ -18,6 +21,7 @@ from workbench_kernels.scores import Scores
 from workbench_kernels.tiles import Run, SliceRows, Tile, TilePlan, plan_tiles
 
 __all__ = [
-    "Run", "Scores", "SliceRows", "Tile", "TilePlan", "active", "attend", "index_of", "native",
-    "plan_tiles", "rotate_and_write", "score", "write_cells", "write_kv",
+    "Run", "Scores", "SliceRows", "Tile", "TilePlan", "active", "add_norm", "attend", "gate",
+    "index_of", "native", "norm", "plan_tiles", "rotate_and_write", "score", "write_cells",
+    "write_kv",
 ]  # fmt: skip

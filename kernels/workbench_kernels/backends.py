@@ -104,6 +104,8 @@ def rotate_and_write(
     keys: Tensor,
     values: Tensor,
     slots: Tensor,
+    norms: tuple[Tensor, Tensor] | None = None,
+    eps: float = 0.0,
 ) -> Tensor:
     """Rotate q and k by position, store k and v: one launch on a GPU.
 
@@ -112,14 +114,45 @@ def rotate_and_write(
         k, v: ``[tokens, kv_heads, dim]`` each, k before rotation.
         cos, sin: ``[tokens, rotary_dim]`` in Llama's convention, see ``reference.rotate``.
         keys, values, slots: as for `write_kv`.
+        norms: weights ``[dim]`` of root-mean-square norms of each head of q and of k before it
+            turns, whole; None: none.
+        eps: of the norms.
 
     Returns:
         Rotated q, ``[tokens, heads, dim]``.
     """
     if _on_cuda(q.device):
-        return _gpu().rotate_and_write(q, k, v, cos, sin, keys, values, slots)
+        return _gpu().rotate_and_write(q, k, v, cos, sin, keys, values, slots, norms, eps)
+    if norms is not None:
+        q, k = (reference.norm(x, w, eps) for x, w in zip((q, k), norms, strict=True))
     write_kv(keys, values, slots, reference.rotate(k, cos, sin), v)
     return reference.rotate(q, cos, sin)
+
+
+def norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    """Root-mean-square norm of each row.
+
+    Args:
+        x: ``[rows, size]``, contiguous.
+        weight: ``[size]``.
+        eps: added to the mean square.
+
+    Returns:
+        ``[rows, size]`` in x's dtype.
+    """
+    return _gpu().norm(x, weight, eps) if _on_cuda(x.device) else reference.norm(x, weight, eps)
+
+
+def add_norm(x: Tensor, delta: Tensor, weight: Tensor, eps: float) -> Tensor:
+    """``x += delta``, and the norm of that: one launch on a GPU; arguments as for `norm`."""
+    if _on_cuda(x.device):
+        return _gpu().add_norm(x, delta, weight, eps)
+    return reference.norm(x.add_(delta), weight, eps)
+
+
+def gate(x: Tensor) -> Tensor:
+    """``silu(a) * b`` of rows ``[rows, 2 * size]`` that hold a and then b: ``[rows, size]``."""
+    return _gpu().gate(x) if _on_cuda(x.device) else reference.gate(x)
 
 
 def score(logits: Tensor, labels: Tensor | None = None) -> Scores:

@@ -102,3 +102,16 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     crossed = torch.cat([-high, low], dim=-1)
     turned = turned * cos.double()[:, None] + crossed * sin.double()[:, None]
     return torch.cat([turned.to(x.dtype), x[..., rotary:]], dim=-1)
+
+
+def norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    """``weight * x / sqrt(mean(x ** 2) + eps)`` over the last axis, in x's dtype, rounded once."""
+    exact = x.double()
+    unit = exact / torch.sqrt(exact.square().mean(-1, keepdim=True) + eps)
+    return (weight.double() * unit).to(x.dtype)
+
+
+def gate(x: Tensor) -> Tensor:
+    """``silu(a) * b`` of rows that hold a and then b, in x's dtype, rounded once."""
+    a, b = x.double().chunk(2, dim=-1)
+    return (a * torch.sigmoid(a) * b).to(x.dtype)

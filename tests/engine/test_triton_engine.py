@@ -72,7 +72,7 @@ def test_answers_are_those_of_plain_transformers(family):
     """Rows, open and closed questions, a flash query and a fork in the rows, NaN in free cells."""
     model, engine = engine_of(family)
     with engine:
-        assert engine.decoder.short is None
+        assert engine.decoder.compiled is None
         one, two = (engine.open(name, prompt="You watch.", cells=100) for name in ("one", "two"))
         standing = one.flash("up?", choices=["up", "down"])
         answers = []
@@ -91,6 +91,7 @@ def test_answers_are_those_of_plain_transformers(family):
             assert_recomputes(model, answer, BOUND)
         check_books(engine)
         assert len(engine.decoder.graphs) > 0 and engine.decoder.graphs.reason is None
+        assert (engine.decoder.fused is not None) == (family in ("llama", "qwen3", "mistral"))
 
 
 @pytest.mark.parametrize("family", ["llama", "gemma2"])
@@ -116,12 +117,85 @@ def test_a_graph_gives_the_bits_of_the_step_it_replays(family):
         got = decoder.forward(Step.of(parts, cells, decoder.device)).clone()
         with torch.inference_mode():
             step = Step.of(parts, cells, decoder.device)
-            want = decoder._run(step)[: len(step.labels)]
+            want = decoder._launch(step)[: len(step.labels)]
         assert torch.equal(got, want) and bool(torch.isfinite(got).all())
         replayed += before == len(decoder.graphs) and before > 0
         for part in parts:
             part.sequence.length += len(part.ids)
     assert len(decoder.graphs) >= 2 and replayed >= 2
+
+
+BUILDS = {
+    "llama": {"attention_bias": True},
+    "mistral": {"sliding_window": 9},
+    "qwen2": {"use_sliding_window": True, "sliding_window": 9, "max_window_layers": 1},
+    "qwen3": {},
+}
+
+
+def steps_of(decoder):
+    """Steps of a chunk, of decode rows and of questions on branches, with logits of every row."""
+    pool = CellPool(300)
+    cells = CellTensors(decoder.layers, 300, decoder.dtype, decoder.device)
+    cells.fill(list(range(300)), float("nan"))
+    first, second = Sequence(pool), Sequence(pool)
+    first.grow(40)
+    second.grow(20)
+    draw = random.Random(1)
+
+    def part(sequence, start, num):
+        return Part(sequence, start, [draw.randrange(256) for _ in range(num)], range(num))
+
+    yield Step.of([part(first, 0, 37)], cells, decoder.device)
+    yield Step.of([part(second, 0, 5), part(first, 37, 1)], cells, decoder.device)
+    branches = [first.branch(at) for at in (38, 21)]
+    for branch in branches:
+        branch.grow(12)
+    parts = [part(branch, at, 3) for branch, at in zip(branches, (38, 21), strict=True)]
+    yield Step.of([*parts, part(second, 5, 1)], cells, decoder.device)
+
+
+@pytest.mark.parametrize("family", BUILDS)
+def test_few_launches_give_what_the_models_own_modules_give(family):
+    model, tokenizer = tiny_model(family, **BUILDS[family])
+    with torch.no_grad():
+        for name, weight in model.named_parameters():  # ones and zeros say little
+            if "norm" in name or "bias" in name:
+                weight.add_(torch.randn_like(weight) / 4)
+    decoder = load((model.to(DEVICE), tokenizer), "auto", DEVICE)[0]
+    fused, logits = decoder.fused, []
+    assert fused is not None
+    for decoder.fused in (fused, None):
+        with torch.inference_mode():
+            rows = [decoder._launch(step)[: len(step.labels)] for step in steps_of(decoder)]
+        logits.append(torch.cat(rows))
+    assert logits[0].isfinite().all()
+    torch.testing.assert_close(*logits, rtol=0, atol=2e-6 * float(logits[1].abs().max()) + 1e-6)
+
+
+def test_joined_weights_are_held_once_and_saved_as_before(tmp_path):
+    model, tokenizer = tiny_model("llama")
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    first = load((model.to(DEVICE), tokenizer), "auto", DEVICE)[0].fused
+    again = load((model, tokenizer), "auto", DEVICE)[0].fused
+    for mine, other in zip(first._layers, again._layers, strict=True):
+        assert mine.qkv.data_ptr() == other.qkv.data_ptr()
+        assert mine.gate_up.data_ptr() == other.gate_up.data_ptr()
+    query = model.model.layers[1].self_attn.q_proj.weight
+    assert query.data_ptr() == first._layers[1].qkv.data_ptr()
+    model.save_pretrained(tmp_path)
+    after = type(model).from_pretrained(tmp_path).state_dict()
+    assert after.keys() == before.keys()
+    assert all(torch.equal(after[name], tensor) for name, tensor in before.items())
+
+
+def test_other_builds_and_hooked_models_keep_their_own_code():
+    for family, sizes in (("gemma2", {}), ("llama", {"mlp_bias": True})):
+        model, tokenizer = tiny_model(family, **sizes)
+        assert load((model.to(DEVICE), tokenizer), "auto", DEVICE)[0].fused is None
+    model, tokenizer = tiny_model("llama")
+    model.model.layers[1].register_forward_hook(lambda *_: None)
+    assert load((model.to(DEVICE), tokenizer), "auto", DEVICE)[0].fused is None
 
 
 def test_graphs_of_other_cells_are_not_used():

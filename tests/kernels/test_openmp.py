@@ -1,4 +1,4 @@
-"""Torch's idle threads go when they are dismissed, and come back for the next operation."""
+"""Torch's threads go when they are dismissed, come back, and are not made for who is alone."""
 
 import os
 import subprocess
@@ -9,11 +9,18 @@ import pytest
 
 from workbench_kernels.native import openmp
 
-pytestmark = pytest.mark.skipif(openmp._pause() is None, reason="torch has no libgomp of its own")
+pytestmark = pytest.mark.skipif(openmp._library() is None, reason="torch has no libgomp of its own")
+
+
+def run(program):
+    """In a process of its own, where torch has had no threads yet."""
+    env = {**os.environ, "OMP_NUM_THREADS": "2"}
+    words = [sys.executable, "-c", textwrap.dedent(program)]
+    subprocess.run(words, check=True, env=env, timeout=120)
 
 
 def test_idle_threads_end_and_come_back():
-    program = """
+    run("""
         import os, torch
         from workbench_kernels.native.openmp import dismiss
 
@@ -30,7 +37,29 @@ def test_idle_threads_end_and_come_back():
             dismiss()
             assert threads() == before, (threads(), before)
         dismiss()
-    """
-    env = {**os.environ, "OMP_NUM_THREADS": "2"}
-    words = [sys.executable, "-c", textwrap.dedent(program)]
-    subprocess.run(words, check=True, env=env, timeout=120)
+    """)
+
+
+def test_alone_no_threads_are_made_and_afterwards_they_are_again():
+    run("""
+        import os, torch
+        from workbench_kernels.native.openmp import alone, dismiss
+
+        def threads():
+            return len(os.listdir("/proc/self/task"))
+
+        torch.set_num_threads(2)
+        x = torch.ones(1 << 20)
+        dismiss()
+        before = threads()
+        with alone():
+            assert float((x + 1).sum()) > 0 and torch.get_num_threads() == 1
+        assert threads() == before and torch.get_num_threads() == 2
+        try:
+            with alone():
+                raise ValueError
+        except ValueError:
+            assert torch.get_num_threads() == 2
+        assert float((x + 1).sum()) > 0
+        assert threads() == before + 1
+    """)

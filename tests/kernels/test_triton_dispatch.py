@@ -26,6 +26,9 @@ def test_devices_without_kernels_are_refused():
         lambda: kernels.write_cells(q, q, q),
         lambda: kernels.write_kv(q, q, q, q, q),
         lambda: kernels.score(q[0]),
+        lambda: kernels.norm(q[0], q[0, 0], 0.0),
+        lambda: kernels.add_norm(q[0], q[0], q[0, 0], 0.0),
+        lambda: kernels.gate(q[0]),
     ):
         with pytest.raises(ValueError, match="got meta"):
             call()
@@ -83,6 +86,29 @@ def test_what_writing_refuses():
         gpu.rotate_and_write(new, new, new, *[torch.zeros(2, 33)] * 2, pool, pool, slots)
 
 
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda x, w: gpu.norm(x.T, w, 0.0), r"x .rows, size., contiguous.*strides \(1, 8\)"),
+        (lambda x, w: gpu.norm(x.double(), w, 0.0), "got torch.float64"),
+        (lambda x, w: gpu.norm(x, w[:4], 0.0), r"a weight \[8\] on cpu; got \[4\]"),
+        (lambda x, w: gpu.add_norm(x, x[:1], w, 0.0), r"delta like x; got torch.float32 \[1, 8\]"),
+        (lambda x, w: gpu.gate(x[:, :7].contiguous()), "two halves; got 7 numbers"),
+        (lambda x, w: gpu.norm(torch.zeros(1, 70_000), w, 0.0), "at most 65536; got 70000"),
+    ],
+)
+def test_what_norms_and_gates_refuse(call, message):
+    with pytest.raises(ValueError, match=message):
+        call(torch.zeros(2, 8), torch.zeros(8))
+
+
+def test_norms_that_do_not_fit_the_heads_are_refused():
+    pool, new, turn = torch.zeros(2, 9, 32), torch.zeros(2, 2, 32), torch.zeros(2, 16)
+    with pytest.raises(ValueError, match=r"norms \[32\] of heads that turn whole; got .*, 16 turn"):
+        gpu.rotate_and_write(new, new, new, turn, turn, pool, pool, torch.tensor([1, 2]),
+                             (pool[0, 0], pool[0, 0]))  # fmt: skip
+
+
 def test_writing_k_and_v_on_a_cpu():
     keys, values = torch.zeros(2, 6, 3), torch.zeros(2, 6, 4)
     k, v = torch.randn(2, 2, 3), torch.randn(2, 2, 4)
@@ -102,6 +128,29 @@ def test_rotating_on_a_cpu():
     assert torch.equal(got, q[..., order] * sign)
     assert torch.equal(keys[:, slots].transpose(0, 1), k[..., order] * sign)
     assert torch.equal(values[:, slots].transpose(0, 1), v)
+
+
+def test_norms_and_gates_on_a_cpu():
+    x, delta = torch.tensor([[3.0, 4.0], [0.0, 0.0]]), torch.tensor([[0.0, 0.0], [1.0, -1.0]])
+    weight = torch.tensor([1.0, 2.0])
+    root = (12.5 + 0.5) ** 0.5
+    torch.testing.assert_close(
+        kernels.norm(x, weight, 0.5), torch.tensor([[3 / root, 8 / root], [0.0, 0.0]])
+    )
+    got = kernels.add_norm(x, delta, weight, 0.0)
+    assert torch.equal(x, torch.tensor([[3.0, 4.0], [1.0, -1.0]]))
+    torch.testing.assert_close(got[1], torch.tensor([1.0, -2.0]))
+    rows = torch.tensor([[1.0, -2.0, 5.0, 3.0]])
+    want = torch.nn.functional.silu(rows[:, :2]) * rows[:, 2:]
+    torch.testing.assert_close(kernels.gate(rows), want)
+
+
+def test_norms_are_those_of_transformers():
+    llama = pytest.importorskip("transformers.models.llama.modeling_llama")
+    norm = llama.LlamaRMSNorm(16, eps=1e-5)
+    norm.weight.data = torch.randn(16)
+    x = torch.randn(3, 16)
+    torch.testing.assert_close(reference.norm(x, norm.weight.data, 1e-5), norm(x).detach())
 
 
 def test_rotation_is_that_of_transformers():

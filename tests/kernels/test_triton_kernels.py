@@ -301,6 +301,63 @@ def test_rotating_and_writing(dtype, rotary):
     assert bool(keys[:, [1, 2, 4, 5, 6, 7]].isnan().all())
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["f32", "bf16"])
+def test_norms_of_heads_before_they_turn(dtype):
+    generator = torch.Generator().manual_seed(0)
+
+    def random(*shape):
+        return (torch.randn(*shape, generator=generator) * 3).to(DEVICE, dtype)
+
+    q, k, v = random(4, 6, 48), random(4, 3, 48), random(4, 3, 48)
+    norms = random(48), random(48)
+    angles = torch.rand(4, 48, generator=generator) * 6
+    cos, sin = angles.cos().to(DEVICE, dtype), angles.sin().to(DEVICE, dtype)
+    keys, values = (torch.full((3, 9, 48), torch.nan, dtype=dtype, device=DEVICE) for _ in "kv")
+    slots = torch.tensor([8, 0, -1, 3], device=DEVICE)
+    got = gpu.rotate_and_write(q, k, v, cos, sin, keys, values, slots, norms, 0.1)
+
+    # Roundings of the unit, the scaled and the turned number, each by a bit of 8, of up to 3 * 9.
+    bound = {"rtol": 0, "atol": 0.5 if dtype == torch.bfloat16 else 3e-5}
+    want_q, want_k = (
+        reference.rotate(reference.norm(x, w, 0.1), cos, sin)
+        for x, w in zip((q, k), norms, strict=True)
+    )
+    torch.testing.assert_close(got, want_q, **bound)
+    kept = slots[slots >= 0]
+    torch.testing.assert_close(keys[:, kept].transpose(0, 1), want_k[slots >= 0], **bound)
+    assert torch.equal(values[:, kept].transpose(0, 1), v[slots >= 0])
+
+
+@pytest.mark.parametrize("size", [1, 96, 1024, 5000])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16],
+                         ids=["f32", "bf16", "f16"])  # fmt: skip
+def test_a_sum_and_its_norm(dtype, size):
+    generator = torch.Generator().manual_seed(size)
+    x, delta, weight = (
+        torch.randn(*shape, generator=generator).to(DEVICE, dtype)
+        for shape in ((3, size), (3, size), (size,))
+    )
+    before = x.clone()
+    step = {torch.float32: 2**-20, torch.bfloat16: 2**-6, torch.float16: 2**-9}[dtype]
+    bound = {"rtol": step, "atol": step / 4}
+    torch.testing.assert_close(gpu.norm(x, weight, 0.1), reference.norm(x, weight, 0.1), **bound)
+    assert torch.equal(x, before)
+    got = gpu.add_norm(x, delta, weight, 0.1)
+    torch.testing.assert_close(x, before + delta, **bound)
+    torch.testing.assert_close(got, reference.norm(x, weight, 0.1), **bound)
+    assert gpu.norm(x[:0], weight, 0.1).shape == (0, size)
+
+
+@pytest.mark.parametrize("size", [1, 96, 1025])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["f32", "bf16"])
+def test_gates(dtype, size):
+    x = torch.randn(3, 2 * size, generator=torch.Generator().manual_seed(size)) * 4
+    x[0, 0], x[1, 0] = 60.0, -60.0
+    x = x.to(DEVICE, dtype)
+    step = 2**-6 if dtype == torch.bfloat16 else 2**-20
+    torch.testing.assert_close(gpu.gate(x), reference.gate(x), rtol=step, atol=step / 4)
+
+
 @pytest.mark.parametrize("vocab", [1, 7, 4096, 9001])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["f32", "bf16"])
 def test_scoring_rows(vocab, dtype):

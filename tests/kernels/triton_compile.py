@@ -13,7 +13,7 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from workbench_kernels import tuning
-from workbench_kernels.gpu import attention, merging, scoring, units, writing
+from workbench_kernels.gpu import attention, elementwise, merging, scoring, units, writing
 
 TYPES = {torch.bfloat16: "*bf16", torch.float16: "*fp16", torch.float32: "*fp32"}
 
@@ -59,11 +59,11 @@ def merge(capability):
 
 
 def rotate(capability):
-    names = ["q", "k", "v", "cos", "sin", "out", "keys", "values"]
-    types = dict.fromkeys(names, "*bf16") | {"slots": "*i64"}
-    constants = {"HEADS": 32, "KV_HEADS": 8, "K_DIM": 128, "V_DIM": 128, "ROTARY": 64,
-                 "BLOCK_Q": 32, "BLOCK_H": 8, "BLOCK_R": 32, "BLOCK_K": 128,
-                 "BLOCK_V": 128}  # fmt: skip
+    names = ["q", "k", "v", "cos", "sin", "out", "keys", "values", "q_norm", "k_norm"]
+    types = dict.fromkeys(names, "*bf16") | {"slots": "*i64", "eps": "fp32"}
+    constants = {"HEADS": 32, "KV_HEADS": 8, "K_DIM": 128, "V_DIM": 128, "ROTARY": 128,
+                 "BLOCK_Q": 32, "BLOCK_H": 8, "BLOCK_R": 64, "BLOCK_K": 128,
+                 "BLOCK_V": 128, "NORM": True}  # fmt: skip
     return build(writing.rotate_kernel, capability, types, constants, num_warps=4)
 
 
@@ -72,6 +72,18 @@ def write(capability):
     constants = {"KV_HEADS": 8, "K_DIM": 128, "V_DIM": 80, "BLOCK_H": 8, "BLOCK_K": 128,
                  "BLOCK_V": 128}  # fmt: skip
     return build(writing.write_kernel, capability, types, constants, num_warps=4)
+
+
+def norm(capability):
+    types = dict.fromkeys(["x", "delta", "weight", "out"], "*bf16") | {"eps": "fp32"}
+    constants = {"SIZE": 4096, "BLOCK": 4096, "ADD": True}
+    return build(elementwise.norm_kernel, capability, types, constants, num_warps=8)
+
+
+def gate(capability):
+    constants = {"SIZE": 14336, "BLOCK": elementwise.GATE_BLOCK}
+    types = {"x": "*bf16", "out": "*bf16"}
+    return build(elementwise.gate_kernel, capability, types, constants, num_warps=4)
 
 
 def score(capability):
@@ -111,7 +123,7 @@ def main():
     report("attend f16 96/80 capped windowed", "sm_90", compiled)
     sizes = tuning.lookup("sm_80", torch.float32, 64)
     report("attend f32 64", "sm_80", attend(80, sizes, sizes.blocks[0], 64, 64, torch.float32))
-    for kernel in (merge, rotate, write, score):
+    for kernel in (merge, rotate, write, norm, gate, score):
         report(kernel.__name__, "sm_120", kernel(120))
 
 

@@ -22,10 +22,11 @@ from workbench.cells.pool import CellPool
 from workbench.cells.sequence import Sequence
 from workbench.cells.tensors import CellTensors, LayerShape
 from workbench.engine.batch import Part, Step
+from workbench.engine.compiled import CompiledSteps
+from workbench.engine.fused import FusedSteps
 from workbench.engine.graphs import Graphs
 from workbench.engine.linear import pack
 from workbench.engine.sampler import stored_temperature
-from workbench.engine.short import ShortSteps
 from workbench.errors import ModelError, UnsupportedModel
 
 ATTENTION = "workbench"
@@ -121,7 +122,8 @@ class Decoder:
         model: the transformers model, in evaluation mode.
         layers: what each attention layer keeps per token.
         max_positions: the most positions the model is made for.
-        short: runs short steps in one compiled call; None where transformers' code runs them.
+        compiled: runs steps on a CPU in one call; None where transformers' code runs them.
+        fused: runs steps on a GPU in few launches; None where transformers' code runs them.
         graphs: replays short steps on a GPU; None on a CPU.
         choice_temperature: makes the probabilities of choices say how often they are right; 1
             where the model's folder has no ``calibration.json``.
@@ -133,8 +135,10 @@ class Decoder:
         self.config = model.config.get_text_config(decoder=True)
         self.device = str(model.device)
         self.dtype: torch.dtype = model.dtype
+        self._on_gpu = kernels.active(self.device) == "triton"
         self.max_positions: int = getattr(self.config, "max_position_embeddings", None) or 2**31
-        self.short: ShortSteps | None = None
+        self.compiled: CompiledSteps | None = None
+        self.fused: FusedSteps | None = None
         self.graphs: Graphs | None = None
         self.choice_temperature = 1.0
         with _refusals(name):
@@ -142,9 +146,11 @@ class Decoder:
             pack(self.model)
             others = [p for name, p in self.model.named_parameters() if "packed" not in name]
             pages.move(others)
-            self.short = ShortSteps.of(self.model, self.layers)
-            if kernels.active(self.device) == "triton":
-                self.graphs = Graphs(self._run, self.layers, self.dtype)
+            if self._on_gpu:
+                self.fused = FusedSteps.of(self.model, self.layers)
+                self.graphs = Graphs(self._launch, self.layers, self.dtype)
+            else:
+                self.compiled = CompiledSteps.of(self.model, self.layers)
             self._prove()
 
     @property
@@ -164,12 +170,17 @@ class Decoder:
         ``step`` carries ids, positions and the rows to keep, and computes the attention.
         """
         with torch.inference_mode():
-            if self.graphs is not None:
-                run = self.graphs.forward if self.graphs.fits(step) else self._run
-                return run(step)[: len(step.labels)]
-            if self.short is not None and self.short.fits(step):
-                return self.short.forward(step).float()
+            if self._on_gpu:
+                if self.graphs is not None and self.graphs.fits(step):
+                    return self.graphs.forward(step)[: len(step.labels)]
+                return self._launch(step)[: len(step.labels)]
+            if self.compiled is not None:
+                return self.compiled.forward(step)
             return self._run(step)[: len(step.labels)].float()
+
+    def _launch(self, step: Any) -> Tensor:
+        """One step on a GPU, kernel by kernel; padded rows of logits included."""
+        return self._run(step) if self.fused is None else self.fused.forward(step)
 
     def _run(self, step: Any) -> Tensor:
         """One step through transformers' own code; at least one row of logits."""

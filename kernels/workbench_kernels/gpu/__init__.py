@@ -5,10 +5,12 @@ interpreter runs the kernels' own source, slowly. Otherwise they launch on the t
 """
 
 from workbench_kernels.gpu.attention import attend, index_of
+from workbench_kernels.gpu.elementwise import add_norm, gate, norm
 from workbench_kernels.gpu.merging import merge
 from workbench_kernels.gpu.scoring import score
 from workbench_kernels.gpu.writing import rotate_and_write, write_cells, write_kv
 
 __all__ = [
-    "attend", "index_of", "merge", "rotate_and_write", "score", "write_cells", "write_kv",
+    "add_norm", "attend", "gate", "index_of", "merge", "norm", "rotate_and_write", "score",
+    "write_cells", "write_kv",
 ]  # fmt: skip

@@ -36,6 +36,13 @@ def cells(name: str, pool: Tensor) -> None:
            f"{pool.shape[1]} cells of {dim}")  # fmt: skip
 
 
+def rows(name: str, x: Tensor) -> None:
+    """Raise ValueError unless ``x`` is ``[rows, size]``, contiguous, of a dtype we compute."""
+    expect(x.dim() == 2 and x.is_contiguous() and x.dtype in DTYPES, f"{name} [rows, size], "
+           "contiguous, of bfloat16, float16 or float32",
+           f"{x.dtype} {list(x.shape)}, strides {x.stride()}")  # fmt: skip
+
+
 def expect(ok: bool, expected: str, got: str) -> None:
     """Raise ValueError with both sides unless ``ok``."""
     if not ok:

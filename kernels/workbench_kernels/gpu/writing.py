@@ -43,6 +43,8 @@ def rotate_and_write(
     keys: Tensor,
     values: Tensor,
     slots: Tensor,
+    norms: tuple[Tensor, Tensor] | None = None,
+    eps: float = 0.0,
 ) -> Tensor:
     """Rotate q and k, store k and v, in one launch; ``x cos + rotate_half(x) sin`` in float32.
 
@@ -53,6 +55,9 @@ def rotate_and_write(
         cos, sin: ``[tokens, rotary_dim]``; dimension i turns with i + rotary_dim / 2 (Llama's
             convention). Dimensions from ``rotary_dim`` on are left as they are.
         keys, values, slots: as for `write_kv`.
+        norms: weights ``[k_dim]`` of the root-mean-square norms that each head of q and of k goes
+            through before it turns, whole; None: neither does.
+        eps: of the norms.
 
     Returns:
         Rotated q, ``[tokens, heads, k_dim]``.
@@ -61,20 +66,26 @@ def rotate_and_write(
     _check(values, slots, v)
     tokens, heads, dim = q.shape
     rotary = cos.shape[1]
+    for weight in norms or ():
+        checks.expect(weight.shape == (dim,) and weight.is_contiguous() and rotary == dim,
+                      f"norms [{dim}] of heads that turn whole",
+                      f"{list(weight.shape)}, {rotary} turn")  # fmt: skip
     checks.expect(cos.shape == sin.shape == (tokens, rotary) and rotary % 2 == 0 and rotary <= dim,
                   f"cos and sin [{tokens}, an even number up to {dim}]",
                   f"{list(cos.shape)} and {list(sin.shape)}")  # fmt: skip
     cos, sin = cos.contiguous(), sin.contiguous()
     q, k, v = (_packed(x) for x in (q, k, v))
     out = torch.empty_like(q, memory_format=torch.contiguous_format)
+    q_norm, k_norm = norms or (q, k)
     with torch.cuda.device_of(q):
         rotate_kernel[(tokens, 3)](
-            q, k, v, cos, sin, out, keys, values, slots,
+            q, k, v, cos, sin, out, keys, values, slots, q_norm, k_norm, eps,
             q.stride(0), k.stride(0), v.stride(0), keys.stride(0), values.stride(0),
             HEADS=heads, KV_HEADS=k.shape[1], K_DIM=dim, V_DIM=v.shape[2], ROTARY=rotary,
             BLOCK_Q=triton.next_power_of_2(heads), BLOCK_H=triton.next_power_of_2(k.shape[1]),
             BLOCK_R=triton.next_power_of_2(rotary // 2), BLOCK_K=triton.next_power_of_2(dim),
-            BLOCK_V=triton.next_power_of_2(v.shape[2]), num_warps=4, enable_fp_fusion=False,
+            BLOCK_V=triton.next_power_of_2(v.shape[2]), NORM=norms is not None,
+            num_warps=4, enable_fp_fusion=False,
         )  # fmt: skip
     return out
 
@@ -128,11 +139,11 @@ def write_kernel(
 
 @triton.jit
 def rotate_kernel(
-    q, k, v, cos, sin, out, keys, values, slots,
+    q, k, v, cos, sin, out, keys, values, slots, q_norm, k_norm, eps,
     q_token, k_token, v_token, keys_head, values_head,
     HEADS: tl.constexpr, KV_HEADS: tl.constexpr, K_DIM: tl.constexpr, V_DIM: tl.constexpr,
     ROTARY: tl.constexpr, BLOCK_Q: tl.constexpr, BLOCK_H: tl.constexpr, BLOCK_R: tl.constexpr,
-    BLOCK_K: tl.constexpr, BLOCK_V: tl.constexpr,
+    BLOCK_K: tl.constexpr, BLOCK_V: tl.constexpr, NORM: tl.constexpr,
 ):  # fmt: skip
     """One token's Q, K or V: program ``(token, 0 for K, 1 for V or 2 for Q)``."""
     token = tl.program_id(0).to(tl.int64)
@@ -141,12 +152,12 @@ def rotate_kernel(
     cos += token * ROTARY
     sin += token * ROTARY
     if which == 2:
-        _rotate(q + token * q_token, out + token * HEADS * K_DIM, K_DIM, cos, sin,
-                HEADS, K_DIM, ROTARY, BLOCK_Q, BLOCK_R, BLOCK_K)  # fmt: skip
+        _rotate(q + token * q_token, out + token * HEADS * K_DIM, K_DIM, cos, sin, q_norm, eps,
+                HEADS, K_DIM, ROTARY, BLOCK_Q, BLOCK_R, BLOCK_K, NORM)  # fmt: skip
     elif slot >= 0:
         if which == 0:
-            _rotate(k + token * k_token, keys + slot * K_DIM, keys_head, cos, sin,
-                    KV_HEADS, K_DIM, ROTARY, BLOCK_H, BLOCK_R, BLOCK_K)  # fmt: skip
+            _rotate(k + token * k_token, keys + slot * K_DIM, keys_head, cos, sin, k_norm, eps,
+                    KV_HEADS, K_DIM, ROTARY, BLOCK_H, BLOCK_R, BLOCK_K, NORM)  # fmt: skip
         else:
             _copy(v + token * v_token, values + slot * V_DIM, values_head, 0,
                   KV_HEADS, V_DIM, BLOCK_H, BLOCK_V)  # fmt: skip
@@ -154,9 +165,9 @@ def rotate_kernel(
 
 @triton.jit
 def _rotate(
-    source, target, target_head, cos, sin,
+    source, target, target_head, cos, sin, weight, eps,
     HEADS: tl.constexpr, DIM: tl.constexpr, ROTARY: tl.constexpr,
-    BLOCK_H: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK: tl.constexpr,
+    BLOCK_H: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK: tl.constexpr, NORM: tl.constexpr,
 ):  # fmt: skip
     """All heads of one token, half against half; what lies beyond the rotary part is copied."""
     half = tl.arange(0, BLOCK_R)
@@ -167,6 +178,10 @@ def _rotate(
     at = source + heads[:, None] * DIM
     x1 = tl.load(at + low, mask=mask, other=0.0).to(tl.float32)  # [H, R]
     x2 = tl.load(at + high, mask=mask, other=0.0).to(tl.float32)
+    if NORM:
+        factor = tl.rsqrt(tl.sum(x1 * x1 + x2 * x2, 1) / DIM + eps)[:, None]
+        x1 = _scaled(x1 * factor, weight + low, inside, source)
+        x2 = _scaled(x2 * factor, weight + high, inside, source)
     cos1 = tl.load(cos + low, mask=inside[None], other=0.0).to(tl.float32)
     cos2 = tl.load(cos + high, mask=inside[None], other=0.0).to(tl.float32)
     sin1 = tl.load(sin + low, mask=inside[None], other=0.0).to(tl.float32)
@@ -176,6 +191,14 @@ def _rotate(
     tl.store(to + high, (x2 * cos2 + x1 * sin2).to(target.dtype.element_ty), mask=mask)
     if ROTARY < DIM:
         _copy(source, target, target_head, ROTARY, HEADS, DIM, BLOCK_H, BLOCK)
+
+
+@triton.jit
+def _scaled(x, weight, inside, like):
+    """Times a weight, rounded before and after, as transformers' norms are."""
+    scale = tl.load(weight, mask=inside[None], other=0.0).to(tl.float32)
+    x = x.to(like.dtype.element_ty).to(tl.float32) * scale
+    return x.to(like.dtype.element_ty).to(tl.float32)
 
 
 @triton.jit

@@ -7,16 +7,10 @@ tested against the same float64 reference, and ``workbench_kernels.active()`` na
 from workbench_kernels.native.attention import attend, fits
 from workbench_kernels.native.layers import Layers, LayerWeights
 from workbench_kernels.native.library import available, reason
-from workbench_kernels.native.linear import (
-    INNER,
-    MAX_ROWS,
-    linear,
-    pack,
-    packed_shape,
-    unpack,
-)
+from workbench_kernels.native.linear import INNER, linear, pack, packed_shape, unpack
+from workbench_kernels.native.openmp import alone
 
 __all__ = [
-    "INNER", "MAX_ROWS", "LayerWeights", "Layers", "attend", "available", "fits", "linear", "pack",
+    "INNER", "LayerWeights", "Layers", "alone", "attend", "available", "fits", "linear", "pack",
     "packed_shape", "reason", "unpack",
 ]  # fmt: skip

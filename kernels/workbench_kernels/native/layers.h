@@ -1,4 +1,4 @@
-// A decoder layer as Llama, Mistral and Qwen define it, for few rows: every thread of a team runs it,
+// A decoder layer as Llama, Mistral and Qwen define it: every thread of a team runs it,
 // and no Python comes between its operations. Values are rounded to bfloat16 exactly where
 // transformers' modules round them.
 #pragma once
@@ -72,13 +72,13 @@ inline void rotate(const bf16* x, const bf16* cos, const bf16* sin, int64_t dim,
 }
 
 // Panels of x += from . w^T + bias; outer a multiple of COLUMNS, as are all sizes here.
-inline void add_product(const bf16* from, int rows, int64_t inner, const bf16* w, const bf16* bias,
+inline void add_product(const bf16* from, int64_t rows, int64_t inner, const bf16* w, const bf16* bias,
                         int64_t outer, bf16* x, const Share& own) {
-  product<1>(from, rows, inner, {w}, own, [&](int64_t n0, const auto& sums) {
+  products<1>(from, rows, inner, {w}, own, [&](int64_t r0, int count, int64_t n0, const auto& sums) {
     for (int v = 0; v < VECTORS; v++) {
       const __m512 extra = bias ? load16(bias + n0 + 16 * v) : _mm512_setzero_ps();
-      for (int r = 0; r < rows; r++) {
-        bf16* to = x + r * outer + n0 + 16 * v;
+      for (int r = 0; r < count; r++) {
+        bf16* to = x + (r0 + r) * outer + n0 + 16 * v;
         const __m512 sum = _mm512_add_ps(_mm512_load_ps(sums[0][r] + 16 * v), extra);
         store16(to, _mm512_add_ps(load16(to), rounded16(sum)));
       }
@@ -87,16 +87,16 @@ inline void add_product(const bf16* from, int rows, int64_t inner, const bf16* w
 }
 
 // Panels of y = silu(x . gate^T) * (x . up^T).
-inline void gated_product(const bf16* x, int rows, int64_t inner, const bf16* gate, const bf16* up,
+inline void gated_product(const bf16* x, int64_t rows, int64_t inner, const bf16* gate, const bf16* up,
                           int64_t outer, bf16* y, const Share& own) {
   const __m512 one = _mm512_set1_ps(1.0f);
-  product<2>(x, rows, inner, {gate, up}, own, [&](int64_t n0, const auto& sums) {
-    for (int r = 0; r < rows; r++)
+  products<2>(x, rows, inner, {gate, up}, own, [&](int64_t r0, int count, int64_t n0, const auto& sums) {
+    for (int r = 0; r < count; r++)
       for (int v = 0; v < VECTORS; v++) {
         const __m512 g = rounded16(_mm512_load_ps(sums[0][r] + 16 * v));
         const __m512 u = rounded16(_mm512_load_ps(sums[1][r] + 16 * v));
         const __m512 below = _mm512_add_ps(one, exp16(_mm512_sub_ps(_mm512_setzero_ps(), g)));
-        store16(y + r * outer + n0 + 16 * v,
+        store16(y + (r0 + r) * outer + n0 + 16 * v,
                 _mm512_mul_ps(rounded16(_mm512_div_ps(g, below)), u));
       }
   });
@@ -122,7 +122,7 @@ inline void project_all(const Shape& shape, const Layer& layer, const Batch& bat
 
 inline void run_layer(const Shape& shape, const Layer& layer, const Cells& cells, const Plan& plan,
                       const Batch& batch, Packed& packed, Team& team, int thread) {
-  const int rows = int(batch.rows);
+  const int64_t rows = batch.rows;
   const int64_t hidden = shape.hidden, dim = shape.dim;
   const int64_t queries = shape.heads * dim, keys = shape.kv_heads * dim;
   const int threads = team.size();
@@ -152,7 +152,7 @@ inline void run_layer(const Shape& shape, const Layer& layer, const Cells& cells
   }
   team.meet();
   attend(plan,
-         {batch.q, cells.k, cells.v, batch.attended, batch.partial, nullptr, cells.plane, rows,
+         {batch.q, cells.k, cells.v, batch.attended, batch.partial, nullptr, cells.plane, int(rows),
           int(shape.heads), int(shape.kv_heads), int(dim), layer.scale},
          packed, team, thread);
   const Share outs(panels(hidden), thread, threads);

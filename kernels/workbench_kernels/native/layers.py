@@ -1,4 +1,4 @@
-"""All layers of a decoder in one call, for steps of few rows: no Python comes between them."""
+"""All layers of a decoder in one call: no Python comes between them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from workbench_kernels.native.attention import MAX_DIM, Units
 from workbench_kernels.native.library import Batch, Cells, Layer, Shape, load
-from workbench_kernels.native.linear import COLUMNS, MAX_ROWS
+from workbench_kernels.native.linear import COLUMNS
 from workbench_kernels.native.openmp import dismiss
 from workbench_kernels.tiles import TilePlan
 
@@ -76,11 +76,9 @@ class Layers:
             )
         )  # fmt: skip
 
-        def room(width: int) -> Tensor:
-            return torch.empty(MAX_ROWS, width, dtype=torch.bfloat16)
-
         self._weights = sum(t.numel() for x in layers for t in x.tensors.values())
-        self._room = [room(n) for n in (hidden, queries, keys, keys, queries, inner)]
+        self._widths = (hidden, queries, keys, keys, queries, inner)
+        self._room: list[Tensor] = []
         self._cells: tuple[Sequence[Tensor], object] = ((), None)
 
     def run(
@@ -96,7 +94,7 @@ class Layers:
         """Run rows through all layers; their K and V are written to the cells.
 
         Args:
-            x: ``[rows, hidden]``, contiguous, at most `MAX_ROWS` rows; changed in place.
+            x: ``[rows, hidden]``, contiguous; changed in place.
             cos, sin: ``[rows, dim]``, contiguous.
             slots: int64 ``[rows]``, the cell of each row.
             keys, values: per layer ``[kv_heads, cells, dim]``.
@@ -110,6 +108,8 @@ class Layers:
                 for k, v in zip(keys, values, strict=True)
             ]
             self._cells = (keys, (Cells * len(planes))(*planes))
+        if not self._room or len(self._room[0]) < len(x):
+            self._room = [torch.empty(len(x), n, dtype=x.dtype) for n in self._widths]
         units = [Units.of(plan) for plan in plans]
         most = max(units, key=lambda u: u.unit_rows)
         native_plans = (type(most.plan) * len(units))(*(u.plan for u in units))

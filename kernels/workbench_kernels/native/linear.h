@@ -99,38 +99,38 @@ inline void tiles(const bf16* x, int rows, int64_t inner, const bf16* w, float (
   }
 }
 
-// Panels of M matrices of the same shape, side by side: write(column, sums) gets the COLUMNS columns
-// that begin there, of every row, of each matrix. rows at most MOST_ROWS.
+// Panels of M matrices of the same shape, side by side, for any number of rows: write(row, count, column,
+// sums) gets the COLUMNS columns that begin there, of MOST_ROWS rows or fewer, of each matrix.
 template <int M, class Write>
-inline void product(const bf16* x, int rows, int64_t inner, const bf16* const (&w)[M],
-                    const Share& own, Write write) {
+inline void products(const bf16* x, int64_t rows, int64_t inner, const bf16* const (&w)[M],
+                     const Share& own, Write write) {
   alignas(64) float sums[M][MOST_ROWS][COLUMNS];
-  if (rows == 0) return;
-  for (int64_t panel = own.first; panel < own.last; panel++) {
-    for (int m = 0; m < M; m++) tiles(x, rows, inner, w[m] + panel * COLUMNS * inner, sums[m]);
-    write(panel * COLUMNS, sums);
+  for (int64_t r0 = 0; r0 < rows; r0 += MOST_ROWS) {
+    const int count = int(std::min<int64_t>(MOST_ROWS, rows - r0));
+    for (int64_t panel = own.first; panel < own.last; panel++) {
+      for (int m = 0; m < M; m++)
+        tiles(x + r0 * inner, count, inner, w[m] + panel * COLUMNS * inner, sums[m]);
+      write(r0, count, panel * COLUMNS, sums);
+    }
   }
 }
 
-// Panels of y = x . w^T + bias, for any number of rows.
+// Panels of y = x . w^T + bias.
 inline void project(const bf16* x, int64_t rows, int64_t inner, const bf16* w, const bf16* bias,
                     int64_t outer, bf16* y, const Share& own) {
-  for (int64_t r0 = 0; r0 < rows; r0 += MOST_ROWS) {
-    const int count = int(std::min<int64_t>(MOST_ROWS, rows - r0));
-    product<1>(x + r0 * inner, count, inner, {w}, own, [&](int64_t n0, const auto& sums) {
-      for (int v = 0; v < VECTORS; v++) {
-        const int64_t n = n0 + 16 * v;
-        if (n >= outer) break;
-        const __mmask16 there = __mmask16(outer - n >= 16 ? 0xffff : (1 << (outer - n)) - 1);
-        const __m512 extra =
-            bias ? widen(_mm256_maskz_loadu_epi16(there, bias + n)) : _mm512_setzero_ps();
-        for (int r = 0; r < count; r++) {
-          const __m512 sum = _mm512_add_ps(_mm512_load_ps(sums[0][r] + 16 * v), extra);
-          _mm256_mask_storeu_epi16(y + (r0 + r) * outer + n, there, (__m256i)_mm512_cvtneps_pbh(sum));
-        }
+  products<1>(x, rows, inner, {w}, own, [&](int64_t r0, int count, int64_t n0, const auto& sums) {
+    for (int v = 0; v < VECTORS; v++) {
+      const int64_t n = n0 + 16 * v;
+      if (n >= outer) break;
+      const __mmask16 there = __mmask16(outer - n >= 16 ? 0xffff : (1 << (outer - n)) - 1);
+      const __m512 extra =
+          bias ? widen(_mm256_maskz_loadu_epi16(there, bias + n)) : _mm512_setzero_ps();
+      for (int r = 0; r < count; r++) {
+        const __m512 sum = _mm512_add_ps(_mm512_load_ps(sums[0][r] + 16 * v), extra);
+        _mm256_mask_storeu_epi16(y + (r0 + r) * outer + n, there, (__m256i)_mm512_cvtneps_pbh(sum));
       }
-    });
-  }
+    }
+  });
 }
 
 }  // namespace wb

@@ -14,7 +14,6 @@ from workbench_kernels.native.library import load
 
 COLUMNS = 32
 INNER = 32  # what the inner size is a multiple of
-MAX_ROWS = 128  # of a step that runs through all layers in one call
 
 
 def packed_shape(outer: int, inner: int) -> tuple[int, ...]:

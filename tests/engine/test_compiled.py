@@ -1,4 +1,4 @@
-"""Short steps in one compiled call: as transformers' own modules, for every known build."""
+"""Steps in one compiled call: as transformers' own modules, for every known build."""
 
 import pytest
 import torch
@@ -9,8 +9,8 @@ from workbench.cells.pool import CellPool
 from workbench.cells.sequence import Sequence
 from workbench.cells.tensors import CellTensors
 from workbench.engine.batch import Part, Step
+from workbench.engine.compiled import Angles, CompiledSteps
 from workbench.engine.model import Decoder
-from workbench.engine.short import MOST_ROWS, Angles, ShortSteps
 from workbench.testing import assert_recomputes, run_until_idle, tiny_model
 from workbench_kernels import native
 from workbench_kernels.native import layers
@@ -41,9 +41,9 @@ def decoder_of(family, dtype=torch.bfloat16, **sizes):
     return Decoder(model, family)
 
 
-def logits(decoder, short):
+def logits(decoder, compiled):
     """Two sequences and branches of one of them, over several steps of all kinds of sizes."""
-    decoder.short = short
+    decoder.compiled = compiled
     generator = torch.Generator().manual_seed(1)
     pool = CellPool(400)
     cells = CellTensors(decoder.layers, 400, decoder.dtype, "cpu")
@@ -70,10 +70,10 @@ def logits(decoder, short):
 @pytest.mark.parametrize("family", BUILDS)
 def test_every_known_build_gives_what_its_own_modules_give(family):
     decoder = decoder_of(family)
-    short = decoder.short
-    assert short is not None
+    compiled = decoder.compiled
+    assert compiled is not None
     own = logits(decoder, None)
-    got = logits(decoder, short)
+    got = logits(decoder, compiled)
     exact = logits(decoder_of(family, torch.float32), None)
     assert torch.isfinite(got).all()
     # Both round at the same places; only sums are taken in another order.
@@ -104,7 +104,7 @@ def test_a_row_is_computed_alike_among_few_rows_and_among_many():
 
 def test_answers_of_an_engine_recompute(make_engine):
     engine = make_engine(model=tiny_model("qwen3", dtype=torch.bfloat16, **SIZES), start=False)
-    assert engine.decoder.short is not None
+    assert engine.decoder.compiled is not None
     session = engine.open("s", prompt="You watch.", cells=300)
     answers = []
     for i in range(8):
@@ -115,22 +115,33 @@ def test_answers_of_an_engine_recompute(make_engine):
         assert_recomputes(engine.decoder.model, answer, 0.3)
 
 
-def test_long_steps_and_models_of_other_builds_stay_with_transformers():
+def test_a_row_of_a_long_step_is_computed_as_in_short_ones():
     decoder = decoder_of("llama")
-    pool = CellPool(200)
-    cells = CellTensors(decoder.layers, 200, decoder.dtype, "cpu")
-    sequence = Sequence(pool)
-    sequence.grow(MOST_ROWS + 1)
+    num = 300  # two blocks of 128 rows and a part
+    ids = torch.randint(0, decoder.vocab_size, (num,), generator=torch.Generator().manual_seed(2))
+    outs = []
+    for lengths in ([num], [100, 100, 100], [1, 128, 129, 42]):
+        pool = CellPool(num)
+        cells = CellTensors(decoder.layers, num, decoder.dtype, "cpu")
+        cells.fill(list(range(num)), float("nan"))
+        sequence = Sequence(pool)
+        sequence.grow(num)
+        parts, at = [], 0
+        for length in lengths:
+            part = Part(sequence, at, ids[at : at + length].tolist(), range(length))
+            parts.append(decoder.forward(Step.of([part], cells, "cpu")))
+            at += length
+        outs.append(torch.cat(parts))
+    assert bool(outs[0].isfinite().all())
+    assert all(torch.equal(out, outs[0]) for out in outs)
 
-    def step(rows):
-        return Step.of([Part(sequence, 0, [1] * rows)], cells, "cpu")
 
-    assert decoder.short.fits(step(MOST_ROWS)) and not decoder.short.fits(step(MOST_ROWS + 1))
-    assert decoder_of("llama", torch.float32).short is None
-    assert decoder_of("gemma2").short is None
-    assert decoder_of("llama", mlp_bias=True).short is None
-    assert decoder_of("llama", hidden_act="gelu").short is None
-    assert decoder_of("llama", head_dim=16).short is None  # not a multiple of 32
+def test_models_of_other_builds_stay_with_transformers():
+    assert decoder_of("llama", torch.float32).compiled is None
+    assert decoder_of("gemma2").compiled is None
+    assert decoder_of("llama", mlp_bias=True).compiled is None
+    assert decoder_of("llama", hidden_act="gelu").compiled is None
+    assert decoder_of("llama", head_dim=16).compiled is None  # not a multiple of 32
 
 
 def test_a_model_with_something_attached_keeps_its_own_code():
@@ -139,8 +150,8 @@ def test_a_model_with_something_attached_keeps_its_own_code():
     seen = []
     model.model.layers[1].register_forward_hook(lambda *_: seen.append(1))
     decoder = Decoder(model, "hooked")
-    assert decoder.short is None and seen
-    assert ShortSteps.of(model, decoder.layers) is None
+    assert decoder.compiled is None and seen
+    assert CompiledSteps.of(model, decoder.layers) is None
 
 
 @pytest.mark.parametrize("kind", ["default", "dynamic"])
@@ -162,6 +173,6 @@ def test_angles_are_those_of_the_models_own_module_at_any_position(kind):
 
 def test_small_steps_on_one_thread_give_the_bits_of_all(monkeypatch):
     decoder = decoder_of("llama")
-    want = logits(decoder, decoder.short)
+    want = logits(decoder, decoder.compiled)
     monkeypatch.setattr(layers, "SMALL_WORK", 10**12)
-    assert torch.equal(logits(decoder, decoder.short), want)
+    assert torch.equal(logits(decoder, decoder.compiled), want)

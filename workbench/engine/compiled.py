@@ -1,8 +1,11 @@
-"""Steps of few rows on a CPU: all layers in one compiled call, for models of a known build.
+"""Steps on a CPU: all layers in one compiled call, for models of a known build.
 
 A step of one row runs some 200 small operations, and between them Python takes as long as many of
-the operations do. Where the build of a model's layers is one that the compiled kernel knows, short
-steps go through it; longer ones, and all other models, stay with transformers' own code.
+the operations do. Where the build of a model's layers is one that the compiled kernel knows, its
+steps go through it; all other models stay with transformers' own code.
+
+What torch still does here, it does on the calling thread: threads it would begin wait for more in a
+loop afterwards, on the cores that the kernel needs, and take milliseconds to end once they sleep.
 """
 
 from __future__ import annotations
@@ -14,22 +17,15 @@ import torch
 from torch import Tensor
 
 from workbench.cells.tensors import CellTensors, LayerShape
+from workbench.engine.builds import head_norms, is_known, products
 from workbench.engine.linear import PackedLinear
 from workbench_kernels import native
 
-# Builds that `native.Layers` runs: norms, gated SiLU and rotary embedding exactly as in these.
-KNOWN = ("Llama", "Mistral", "Qwen2", "Qwen3")
-PLAIN = ("gate_proj", "up_proj", "down_proj")  # products without a bias
 FIRST_ANGLES = 4096  # positions to begin with
-MOST_ROWS = native.MAX_ROWS
 
 
 class Angles:
-    """Cosines and sines of rotary embedding, computed by the model's own module, once per position.
-
-    Torch computes even two rows of them with all its threads, and those then wait in a loop for
-    more, on the cores that the compiled kernel needs.
-    """
+    """Cosines and sines of rotary embedding, from the model's own module, once per position."""
 
     def __init__(self, module: Any) -> None:
         self._module = module
@@ -49,8 +45,8 @@ class Angles:
         return self._cos[positions], self._sin[positions]
 
 
-class ShortSteps:
-    """The layers of one model, ready for steps of at most `MOST_ROWS` rows."""
+class CompiledSteps:
+    """The layers of one model, ready to run."""
 
     def __init__(self, model: Any, layers: native.Layers) -> None:
         self._body, self._head = model.model, model.lm_head
@@ -60,14 +56,14 @@ class ShortSteps:
         self._planes: tuple[list[Tensor], list[Tensor]] = ([], [])
 
     @classmethod
-    def of(cls, model: Any, shapes: Mapping[int, LayerShape]) -> ShortSteps | None:
+    def of(cls, model: Any, shapes: Mapping[int, LayerShape]) -> CompiledSteps | None:
         """Those of a model, or None where its build is not known or the kernel is not there.
 
         Args:
             model: a transformers model, its products packed.
             shapes: what each of its layers keeps, and the layer's window.
         """
-        if not native.available() or not _is_known(model):
+        if not native.available() or not is_known(model) or not _is_packed(model):
             return None
         layers = [
             native.LayerWeights(_tensors(layer), layer.self_attn.scaling, shapes[i].window)
@@ -79,61 +75,40 @@ class ShortSteps:
         except ValueError:  # sizes that the kernel does not take
             return None
 
-    def fits(self, step: Any) -> bool:
-        """Whether a step is short enough."""
-        return 0 < len(step.slots) <= MOST_ROWS
-
     def forward(self, step: Any) -> Tensor:
-        """Run a step; logits ``[kept, vocab]``."""
+        """Run a step; logits ``[kept, vocab]``, float32."""
         rows = len(step.slots)
-        x = self._body.embed_tokens(step.ids[0, :rows])
-        cos, sin = self._angles.of(x, step.positions[0, :rows])
+        with native.alone():
+            x = self._body.embed_tokens(step.ids[0, :rows])
+            cos, sin = self._angles.of(x, step.positions[0, :rows])
         if self._cells is not step.cells:
             self._cells = step.cells
             order = range(len(step.cells.k))
             self._planes = ([step.cells.k[i] for i in order], [step.cells.v[i] for i in order])
         plans = [step.plan(window) for window in self._layers.windows]
         self._layers.run(x, cos, sin, step.slots, *self._planes, plans)
-        logits: Tensor = self._head(self._body.norm(x[step.keep]))
-        return logits
+        with native.alone():
+            kept = self._body.norm(x[step.keep])
+        logits: Tensor = self._head(kept)
+        with native.alone():
+            return logits.float()
 
 
-def _is_known(model: Any) -> bool:
-    """Whether a model is built as the kernel assumes, with nothing attached to it."""
-    name = type(model).__name__.removesuffix("ForCausalLM")
-    home = f"transformers.models.{name.lower()}.modeling_{name.lower()}"
-    if name not in KNOWN or type(model).__module__ != home:
-        return False
-    if model.device.type != "cpu" or model.dtype != torch.bfloat16:
-        return False
-    for m in model.modules():
-        if m._forward_hooks or m._forward_pre_hooks or "forward" in vars(m):
-            return False
-    layers = model.model.layers
+def _is_packed(model: Any) -> bool:
+    """Whether its products are the compiled kernel's."""
     return (
-        model.config.hidden_act in ("silu", "swish")
-        and {type(layer).__name__ for layer in layers} == {f"{name}DecoderLayer"}
-        and all(type(m) is PackedLinear for layer in layers for m in _products(layer).values())
-        and all(getattr(x.mlp, n).bias is None for x in layers for n in PLAIN)
+        model.device.type == "cpu"
+        and model.dtype == torch.bfloat16
+        and all(type(m) is PackedLinear for x in model.model.layers for m in products(x).values())
     )
-
-
-def _products(layer: Any) -> dict[str, Any]:
-    attention, mlp = layer.self_attn, layer.mlp
-    return {
-        "q": attention.q_proj, "k": attention.k_proj, "v": attention.v_proj,
-        "out": attention.o_proj, "gate": mlp.gate_proj, "up": mlp.up_proj, "down": mlp.down_proj,
-    }  # fmt: skip
 
 
 def _tensors(layer: Any) -> dict[str, Tensor]:
     """A layer's weights by the kernel's names."""
-    products = _products(layer)
-    tensors = {name: module.packed for name, module in products.items()}
-    tensors |= {f"{n}_bias": m.bias for n, m in products.items() if m.bias is not None}
+    modules = products(layer)
+    tensors = {name: module.packed for name, module in modules.items()}
+    tensors |= {f"{n}_bias": m.bias for n, m in modules.items() if m.bias is not None}
     tensors |= {"before": layer.input_layernorm.weight}
     tensors |= {"after": layer.post_attention_layernorm.weight}
-    for name in ("q_norm", "k_norm"):
-        if (norm := getattr(layer.self_attn, name, None)) is not None:
-            tensors[name] = norm.weight
+    tensors |= {name: module.weight for name, module in head_norms(layer).items()}
     return {name: tensor.detach() for name, tensor in tensors.items()}
