@@ -1,13 +1,11 @@
 """Loading: real folders, clear refusals, dtypes."""
 
-import importlib.util
-
 import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 import workbench as wb
-from workbench.engine.model import auto_device, auto_dtype, load
+from workbench.engine.model import load
 from workbench.errors import ModelError, UnsupportedModel
 from workbench.testing import assert_recomputes, byte_tokenizer, tiny_model
 
@@ -194,30 +192,3 @@ def test_learned_positions_work(tmp_path):
         assert session.budget <= 256
         session.push("some rows")
         assert_recomputes(model, session.ask("what?", max_tokens=4, timeout=60), 1e-4)
-
-
-def test_auto_dtype_is_one_the_cpu_has():
-    assert auto_dtype("auto") in (torch.float32, torch.bfloat16)
-    assert auto_dtype("bfloat16") == torch.bfloat16
-    with pytest.raises(ModelError, match="expected 'auto'"):
-        auto_dtype("int3")
-
-
-@pytest.mark.parametrize("device", ["tpu", "cuda:", "cuda:x", "gpu", "mps"])
-def test_devices_without_kernels_are_named(device):
-    with pytest.raises(ModelError, match=f"device '{device}' has no kernels; expected 'auto'"):
-        auto_device(device)
-
-
-def test_a_device_that_is_not_there_is_refused():
-    with pytest.raises(ModelError, match="device 'cuda:99': torch finds .* expected 'auto'"):
-        auto_device("cuda:99")
-
-
-def test_a_device_that_is_there_is_named_with_its_number(monkeypatch):
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    assert auto_device("cuda") == "cuda:0"
-    assert auto_device("cuda:1") == "cuda:1"
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(ModelError, match="needs triton"):
-        auto_device("cuda")

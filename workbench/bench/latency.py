@@ -23,7 +23,7 @@ from workbench.bench.contenders import EIGHT, ONE, QUESTION_TOKENS, Contenders, 
 from workbench.bench.model import make_model
 from workbench.bench.report import summary
 from workbench.bench.stream import bars, take
-from workbench.engine.model import auto_device
+from workbench.engine.placement import auto_device
 from workbench.errors import WorkbenchError
 from workbench.waiting import aside
 

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import math
 import os
-import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -26,6 +24,7 @@ from workbench.engine.compiled import CompiledSteps
 from workbench.engine.fused import FusedSteps
 from workbench.engine.graphs import Graphs
 from workbench.engine.linear import pack
+from workbench.engine.placement import auto_device, auto_dtype
 from workbench.engine.sampler import stored_temperature
 from workbench.errors import ModelError, UnsupportedModel
 
@@ -319,49 +318,6 @@ def _rotary_types(config: Any) -> set[str]:
     walk(getattr(config, "rope_parameters", None))
     walk(getattr(config, "rope_scaling", None))
     return found
-
-
-def auto_device(device: str) -> str:
-    """``auto``: the CPU. The GPU's path has been run in Triton's interpreter alone.
-
-    Raises:
-        ModelError: there is no such device, or it has no kernels.
-    """
-    if device in ("auto", "cpu"):
-        return "cpu"
-    if not re.fullmatch(r"cuda(:\d+)?", device):
-        msg = f"device {device!r} has no kernels; expected 'auto', 'cpu', 'cuda' or 'cuda:0'"
-        raise ModelError(msg)
-    number, there = int(device[5:] or 0), torch.cuda.device_count()
-    if number >= there:
-        msg = f"device {device!r}: torch finds {there} CUDA devices here; expected 'auto' or 'cpu'"
-        raise ModelError(msg)
-    if importlib.util.find_spec("triton") is None:
-        msg = f"device {device!r} needs triton>=3.6: pip install 'triton>=3.6', or use 'cpu'"
-        raise ModelError(msg)
-    return f"cuda:{number}"
-
-
-def auto_dtype(dtype: str | torch.dtype) -> torch.dtype:
-    """``auto``: bfloat16 where the CPU multiplies it in hardware, else float32."""
-    if isinstance(dtype, torch.dtype):
-        return dtype
-    if dtype == "auto":
-        has_bf16 = bool(torch.ops.mkldnn._is_mkldnn_bf16_supported()) and _native_bf16()
-        return torch.bfloat16 if has_bf16 else torch.float32
-    names = {"bfloat16": torch.bfloat16, "float32": torch.float32}
-    if dtype not in names:
-        msg = f"dtype {dtype!r} is unknown; expected 'auto', {', '.join(map(repr, names))}"
-        raise ModelError(msg)
-    return names[dtype]
-
-
-def _native_bf16() -> bool:
-    if torch.backends.cpu.get_cpu_capability().startswith("AVX"):
-        flags = Path("/proc/cpuinfo")
-        text = flags.read_text() if flags.exists() else ""
-        return "avx512_bf16" in text or "amx_bf16" in text
-    return False
 
 
 def load(
