@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from workbench_kernels import reference, testing
 
@@ -96,9 +97,10 @@ def peers(layers: Any, branches: int, rows: int, cells: int) -> dict[str, float 
     """Microseconds of each peer over the context alone, or why it has none."""
     from workbench_kernels.gpu import measuring, others
 
-    def shaped(q: torch.Tensor, *pools: torch.Tensor) -> list[torch.Tensor]:
+    def shaped(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         query = q.view(branches, rows, *q.shape[1:]).transpose(1, 2)
-        return [query, *(p[None, :, :cells].expand(branches, -1, -1, -1) for p in pools)]
+        keys, values = (x[None, :, :cells].expand(branches, -1, -1, -1) for x in (k, v))
+        return query, keys, values
 
     inputs = [shaped(*each) for each in layers.inputs]
     want = others.sdpa(*inputs[0], layers.scale)().float()

@@ -151,7 +151,9 @@ class Contenders:
         return self.session.token_ids[self.warm.length :]
 
     def _warm_peers(self) -> list[Warm | Batching]:
-        everyone = [self.warm, *self.static, *([self.batching] if self.batching else [])]
+        everyone: list[Warm | Batching] = [self.warm, *self.static]
+        if self.batching is not None:
+            everyone.append(self.batching)
         return [peer for peer in everyone if peer.name not in self.unavailable]
 
     def _from(self, name: str, call: Callable[[], T]) -> T | None:
