@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from workbench.tape.train import Recipe, Shape, Stage, make_tokenizer
+from workbench.tape.recipe import Recipe, Shape, Stage
+from workbench.tape.train import make_tokenizer
 
 SMALL = Recipe(
     tokens=100_000,

@@ -11,20 +11,23 @@ from transformers import LlamaForCausalLM
 
 from workbench.streams.render import move_text
 from workbench.tape.attention import GROUP, _Blocks
-from workbench.tape.batch import context_ids, make_batch, row_ids, word_starts
-from workbench.tape.generators import SCHEMAS, make_stream, read_stream
+from workbench.tape.batch import _hints, context_ids, make_batch, row_ids, word_starts
+from workbench.tape.generators import ENTITY, SCHEMAS, make_stream, read_stream
 from workbench.tape.hints import (
     CLASSES,
     COUNTS,
     EXTREMES,
     MOVES,
+    NAME_TOKENS,
     SIZES,
     HintHeads,
     number_words,
     row_targets,
 )
 from workbench.tape.moments import mark
-from workbench.tape.train import Shape, make_model
+from workbench.tape.names import retold
+from workbench.tape.recipe import Shape
+from workbench.tape.train import make_model
 
 SHAPE = Shape(dim=32, layers=2, heads=4, kv_heads=2, hidden=64)
 
@@ -87,6 +90,13 @@ def test_a_batch_depends_only_on_the_seed(tokenizer):
     assert not torch.equal(first.ids, other.ids)
 
 
+def test_a_context_shorter_than_a_row_draws_another_stream(tokenizer):
+    rng = np.random.default_rng(1)
+    batch = make_batch(tokenizer, rng, batch=24, context=40, branches=GROUP, names=1.0)
+    assert (batch.answer_weight.sum(1) > 0).all()
+    assert (batch.row_weight.sum(1) > 0).all()
+
+
 def test_answers_are_scored_and_questions_are_not(tokenizer):
     batch = make(tokenizer, context=256, branches=2 * GROUP)
     answers = batch.answer_weight[0] > 0
@@ -100,8 +110,9 @@ def test_answers_are_scored_and_questions_are_not(tokenizer):
 @pytest.mark.parametrize("schema", SCHEMAS)
 def test_hints_stand_at_the_last_token_of_their_number(tokenizer, schema):
     rng = np.random.default_rng(4)
-    for _ in range(6):
+    for n in range(12):
         stream = make_stream(rng, 12, schema)
+        stream = retold(rng, stream) if n % 2 else stream  # names of several words among them
         words = number_words(stream)
         starts = word_starts(tokenizer)
         _, rows = row_ids(tokenizer, stream, 10_000)
@@ -111,6 +122,52 @@ def test_hints_stand_at_the_last_token_of_their_number(tokenizer, schema):
             for column, word in words.items():
                 text = tokenizer.decode(row[: ends[word] + 1])
                 assert line.split()[word] == text.split()[-1], column
+
+
+@pytest.mark.parametrize("schema", ["ohlcv", "iot", "vitals", "spatial"])
+def test_what_a_row_says_of_somebody_is_told_whose_it_is(tokenizer, schema):
+    starts = word_starts(tokenizer)
+    rng = np.random.default_rng(6)
+    for n in range(12):
+        stream = make_stream(rng, 8, schema, several=True)
+        stream = retold(rng, stream) if n % 2 else stream
+        head, rows = row_ids(tokenizer, stream, 10_000)
+        *_, at, whose = _hints(stream, rows, len(head), starts)
+        told = {}
+        for place, name in zip(at.tolist(), whose.tolist(), strict=True):
+            told.setdefault(tuple(t for t in name if t >= 0), []).append(place)
+        for tokens, places in told.items():
+            named = tokenizer.decode(tokens).strip().strip('"')
+            row = stream.rows[next(r for r, end in enumerate(np.cumsum([len(x) for x in rows]))
+                                   if places[0] < len(head) + end)]  # fmt: skip
+            name = str(row[ENTITY[schema]])
+            assert name == named or (len(tokens) == NAME_TOKENS and name.endswith(named))
+        said = {place - len(head) for place in at.tolist()}
+        begin = 0
+        for row, line in zip(rows, stream.lines, strict=True):
+            rest = tokenizer.decode([t for i, t in enumerate(row) if begin + i in said])
+            assert line.rstrip("\n").endswith(rest) and rest.split()[0][0] in "ohlcvxhsdt"
+            begin += len(row)
+
+
+def test_names_are_learned_where_they_are_told(tokenizer):
+    torch.manual_seed(0)
+    batch = make_batch(
+        tokenizer, np.random.default_rng(3), batch=2, context=256, branches=GROUP,
+        schemas=(0, 0, 0, 0, 1, 0),
+    )  # fmt: skip
+    assert len(batch.hints.whose_at)
+    heads, states = HintHeads(16), torch.randn(2, 256, 16)
+    embeddings = torch.randn(len(tokenizer), 16)
+    optimizer = torch.optim.Adam(heads.parameters(), lr=0.05)
+    made = []
+    for _ in range(30):
+        *_, names = heads(states, batch.hints, embeddings)
+        optimizer.zero_grad()
+        names.backward()
+        optimizer.step()
+        made.append(float(names.detach()))
+    assert made[-1] < 0.8 * made[0]
 
 
 def test_hints_are_what_they_say():
@@ -139,13 +196,15 @@ def test_hints_are_what_they_say():
 def test_hint_heads_learn_nothing_from_what_is_not_known(tokenizer):
     batch = make(tokenizer, context=256)
     heads = HintHeads(16)
-    losses = heads(torch.randn(1, 256, 16), batch.hints)
+    embeddings = torch.randn(len(tokenizer), 16)
+    losses = heads(torch.randn(1, 256, 16), batch.hints, embeddings)
     assert all(torch.isfinite(loss) for loss in losses)
     batch.hints.moves[:] = torch.nan
     batch.hints.classes[:] = -100
     batch.hints.counts[:] = -100
-    losses = heads(torch.randn(1, 256, 16), batch.hints)
-    assert [float(loss.detach()) for loss in losses] == [0, 0, 0]
+    batch.hints.whose_at, batch.hints.whose = batch.hints.whose_at[:0], batch.hints.whose[:0]
+    losses = heads(torch.randn(1, 256, 16), batch.hints, embeddings)
+    assert [float(loss.detach()) for loss in losses] == [0, 0, 0, 0]
 
 
 def test_a_context_is_whole_rows(tokenizer):

@@ -7,7 +7,8 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from workbench.tape.beginning import begin
-from workbench.tape.train import Shape, make_model
+from workbench.tape.recipe import Shape
+from workbench.tape.train import make_model
 
 TOKENS = 20  # about a row
 
@@ -46,6 +47,7 @@ def test_heads_find_what_came_after_this_token(begun):
     found = (seen[:, 0].argmax(-1)[:, at] == at - TOKENS + 1).float().mean(1)
     assert found[1] > 0.6 and found[3] > 0.3, found
     assert max(found[[0, 2, 4, 5]]) < 0.2  # these were drawn
+
 
 def test_the_copied_token_is_likelier_than_without(begun):
     """Its logit rises against the mean once the sequence repeats, before any training."""

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import json
 import sys
-from dataclasses import asdict, replace
+from dataclasses import replace
 
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from workbench.errors import WorkbenchError
 from workbench.tape import __main__ as command
 from workbench.tape.export import digest, export
-from workbench.tape.train import STAGES, Recipe, Run, read_recipe, train
+from workbench.tape.train import Run, train
 
 
 def assert_same(one: Run, other: Run) -> None:
@@ -60,35 +61,32 @@ def test_a_paused_run_goes_on_to_where_an_undisturbed_one_ends(small, tmp_path):
     assert_same(whole, rest)
 
 
-def test_the_schedule_is_a_function_of_the_share_done():
-    recipe, twice = Recipe(tokens=1_000_000), Recipe(tokens=2_000_000)
-    for share in (0.0, 0.3, 0.7, 0.99):
-        one, other = round(share * 1_000_000), round(share * 2_000_000)
-        assert recipe.stage(one) == twice.stage(other)
-        assert recipe.rate(one, 10_000) == pytest.approx(twice.rate(other, 10_000))
-    rates = [recipe.rate(tokens, 10_000) for tokens in range(0, 1_000_000, 50_000)]
-    assert rates == sorted(rates, reverse=True)
-    assert recipe.rate(0, 0) < recipe.rate(0, 100) < recipe.rate(0, 199)
-    assert recipe.rate(999_999, 10_000) == pytest.approx(recipe.learning_rate * recipe.last_rate)
+def test_a_run_may_begin_with_the_weights_of_a_folder(small, tmp_path):
+    before = Run(small)
+    before.advance()
+    export(before, tmp_path)
+    run = Run.begin_with(tmp_path, small, 0.5)
+    assert run.recipe.done(run.tokens) == 0.5
+    assert run.tokenizer.get_vocab() == before.tokenizer.get_vocab()
+    assert (run.step, run.began) == (1, 1)  # streams go on, the rate rises from the beginning
+    stored = AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.float32).state_dict()
+    for name, value in run.model.state_dict().items():
+        assert torch.equal(value, stored[name]), name
+    assert run.advance()["rate"] == small.rate(50_000, 0)
+    run.save(tmp_path / "kept")
+    rest = Run.load(tmp_path / "kept")
+    assert rest.tokenizer.get_vocab() == run.tokenizer.get_vocab()
+    assert rest.began == 1
+    assert_same(run, rest)
 
 
-def test_a_stage_may_have_rates_of_its_own_after_the_plan():
-    recipe = Recipe(tokens=1_000_000, stages=(STAGES[0], replace(STAGES[1], until=1.0), STAGES[-1]))
-    end = round(1_000_000 * STAGES[-1].until)
-    rates = [recipe.rate(t, 10_000) / recipe.learning_rate for t in (1_000_000, end)]
-    assert rates == pytest.approx(STAGES[-1].rates)
-    assert recipe.stage(999_999).rates is None and recipe.stage(1_000_000) is STAGES[-1]
-    assert recipe.done(1_000_000) < 1.0 == recipe.done(end)
-
-
-def test_long_contexts_are_trained_on():
-    assert max(stage.context for stage in STAGES) >= 8192
-    assert [stage.until for stage in STAGES] == sorted(stage.until for stage in STAGES)
-    assert 1.0 in [stage.until for stage in STAGES]  # where the rate of the plan ends
-
-
-def test_a_recipe_comes_back_from_its_checkpoint(small):
-    assert read_recipe(json.loads(json.dumps(asdict(small)))) == small
+def test_beginning_with_weights_of_another_shape_or_past_the_end_is_refused(small, tmp_path):
+    export(Run(small), tmp_path)
+    wider = replace(small, shape=replace(small.shape, hidden=2 * small.shape.hidden))
+    with pytest.raises(WorkbenchError, match=r"expected weights of .* got .* without --begin-with"):
+        Run.begin_with(tmp_path, wider, 0.5)
+    with pytest.raises(WorkbenchError, match=r"expected a share of the plan .* got 7"):
+        Run.begin_with(tmp_path, small, 7.0)
 
 
 def test_an_export_loads_in_plain_transformers(small, tmp_path):
@@ -117,7 +115,7 @@ def test_the_command_trains_pauses_resumes_and_refuses_to_start_over(
         return command.main()
 
     monkeypatch.setattr(
-        "workbench.tape.train.Recipe", lambda tokens, **kept: replace(small, tokens=tokens, **kept)
+        "workbench.tape.recipe.Recipe", lambda tokens, **kept: replace(small, tokens=tokens, **kept)
     )
     assert run("train", "--out", out, "--resume") == 1
     assert run("train", "--out", out, "--tokens", 1500, "--pause", 0, "--device", "cpu") == 0
@@ -128,3 +126,6 @@ def test_the_command_trains_pauses_resumes_and_refuses_to_start_over(
     assert (out / "weights" / "model.safetensors").exists()
     assert run("export", "--out", out, "--folder", tmp_path / "again") == 0
     assert digest(tmp_path / "again") == digest(out / "weights")
+    more = ("--begin-with", out / "weights", "--at", 0.5, "--tokens", 1500, "--device", "cpu")
+    assert run("train", "--out", tmp_path / "more", *more) == 0
+    assert digest(tmp_path / "more" / "weights") != digest(out / "weights")

@@ -36,6 +36,14 @@ def _parser() -> argparse.ArgumentParser:
         "long it takes",
     )  # fmt: skip
     train.add_argument("--resume", action="store_true", help="go on from the checkpoint in --out")
+    train.add_argument(
+        "--begin-with", type=Path, metavar="FOLDER",
+        help="begin with this folder's weights and tokenizer, at --at",
+    )  # fmt: skip
+    train.add_argument(
+        "--at", type=float, default=0.0,
+        help="share of the plan to begin at with --begin-with; stages are in the card's recipe",
+    )  # fmt: skip
     train.add_argument("--pause", type=float, help="stop after this many minutes, to go on later")
     train.add_argument("--seed", type=int)
     train.add_argument("--device", help="cuda where there is one, else cpu")
@@ -55,7 +63,8 @@ def _train(options: argparse.Namespace) -> int:
     import torch
 
     from workbench.tape.export import export
-    from workbench.tape.train import Recipe, Run, train
+    from workbench.tape.recipe import Recipe
+    from workbench.tape.train import Run, train
 
     if options.threads:
         torch.set_num_threads(options.threads)
@@ -74,7 +83,11 @@ def _train(options: argparse.Namespace) -> int:
         kept = {} if options.seed is None else {"seed": options.seed}
         minutes = options.minutes
         tokens = options.tokens if minutes is None else round(minutes * TOKENS_A_MINUTE)
-        run = Run(Recipe(tokens=tokens, **kept), device=device)
+        recipe = Recipe(tokens=tokens, **kept)
+        if options.begin_with:
+            run = Run.begin_with(options.begin_with, recipe, options.at, device=device)
+        else:
+            run = Run(recipe, device=device)
     if not train(run, checkpoint, pause=options.pause):
         sys.stderr.write(f"paused at {run.done:.1%}; go on with --resume\n")
         return 0

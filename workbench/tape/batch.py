@@ -6,7 +6,7 @@ just what the engine computes when it asks, so nothing about asking is new to th
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -15,12 +15,22 @@ from transformers import PreTrainedTokenizerFast
 
 from workbench.tape.attention import GROUP
 from workbench.tape.generators import SCHEMAS, SHARES, Stream, make_stream
-from workbench.tape.hints import EXTREMES, MOVES, SIZES, Hints, number_words, row_targets
+from workbench.tape.hints import (
+    EXTREMES,
+    MOVES,
+    NAME_TOKENS,
+    SIZES,
+    Hints,
+    name_words,
+    number_words,
+    row_targets,
+)
 from workbench.tape.moments import Asked
 from workbench.tape.names import retold
-from workbench.tape.questions import ask
+from workbench.tape.questions import ask, suits
 from workbench.tape.tokenizer import ANSWER
 
+VALUES = ("last", "extreme", "ago", "larger")  # families whose answers are printed values
 CHOICE_WEIGHT = 2.0  # one choice token stands beside some three tokens of a value
 END_WEIGHT = 0.2
 ROW_SHARE = 0.5  # of the rows' tokens, those that the language-modelling loss scores
@@ -45,7 +55,7 @@ class Branch:
         """The weight of each answer token in the loss."""
         weights = np.ones(len(self.answer), dtype=np.float32)
         weights[-1] = END_WEIGHT
-        if self.asked.family not in ("last", "extreme"):
+        if self.asked.family not in VALUES:
             weights[:-1] = CHOICE_WEIGHT / (len(self.answer) - 1)
         return weights
 
@@ -136,37 +146,53 @@ def make_batch(
     context: int,
     branches: int,
     max_k: int = 20,
-    values: float = 0.0,
+    more: Mapping[str, float] | None = None,
     names: float = 0.0,
     schemas: Sequence[float] = SHARES,
 ) -> Batch:
     """``batch`` streams of ``context`` tokens, each with questions filling ``branches`` tokens.
 
-    ``schemas`` are the shares of `SCHEMAS`; questions look back at most ``max_k`` rows, and a share
-    of ``values`` is about last values whatever the stream; a share of ``names`` of the streams is
-    retold with names that no list holds.
+    ``schemas`` are the shares of `SCHEMAS`; questions look back at most ``max_k`` rows; ``more``
+    holds shares of them that are of one family, on every stream that it suits; a share of
+    ``names`` of the streams is retold with names that no list holds.
     """
     starts_word = word_starts(tokenizer)
     made = []
     found: list[tuple[np.ndarray, ...]] = []
     for b in range(batch):
-        schema = str(rng.choice(SCHEMAS, p=schemas))
-        stream = make_stream(rng, context // ROW_TOKENS[schema] + 2, schema)
-        if names and rng.random() < names:
-            stream = retold(rng, stream)
-        head, rows = row_ids(tokenizer, stream, context)
+        rows: list[list[int]] = []
+        while not rows:  # a row of many columns may be longer than a short context
+            schema = str(rng.choice(SCHEMAS, p=schemas))
+            stream = make_stream(rng, context // ROW_TOKENS[schema] + 2, schema)
+            if names and rng.random() < names:
+                stream = retold(rng, stream)
+            head, rows = row_ids(tokenizer, stream, context)
         seen = [*head, *(token for row in rows for token in row)]
         ends = (len(head) + np.cumsum([len(row) for row in rows], dtype=int)).tolist()
         found.append(_hints(stream, rows, b * context + len(head), starts_word))
+        families = _drawn(rng, stream, more or {}, branches // 9 + 2)
         asked = [
-            ask(rng, stream, int(at), "last" if rng.random() < values else None, max_k=max_k)
-            for at in rng.integers(1, len(rows) + 1, branches // 9 + 2)
+            ask(rng, stream, int(at), family, max_k=max_k)
+            for at, family in zip(
+                rng.integers(1, len(rows) + 1, branches // 9 + 2), families, strict=True
+            )
         ]
         made.append((seen, branches_for(tokenizer, [a for a in asked if a], ends)))
     laid = lay_out(tokenizer, made, context, branches)
     kept = torch.from_numpy(rng.random(laid.row_weight.shape) < ROW_SHARE)
     parts = [torch.from_numpy(np.concatenate(part)) for part in zip(*found, strict=True)]
     return replace(laid, row_weight=laid.row_weight * kept, hints=Hints(*parts))
+
+
+def _drawn(
+    rng: np.random.Generator, stream: Stream, more: Mapping[str, float], number: int
+) -> list[str | None]:
+    """Families of ``number`` questions, None for one that the stream's own shares draw."""
+    suit = suits(stream)
+    shares = {family: share for family, share in more.items() if family in suit}
+    bounds = np.cumsum(list(shares.values()))
+    kinds = [*shares, None]
+    return [kinds[n] for n in np.searchsorted(bounds, rng.random(number), side="right")]
 
 
 def word_starts(tokenizer: PreTrainedTokenizerFast) -> np.ndarray:
@@ -182,26 +208,43 @@ def _hints(
     words = number_words(stream)
     targets, counts = row_targets(stream, len(rows))
     wanted = np.array(list(words.values()), dtype=int)
+    name_begins, name_ends = name_words(stream)
     at = np.empty((len(rows), len(wanted)), dtype=np.int64)
     row_ends = np.empty(len(rows), dtype=np.int64)
+    said_at: list[np.ndarray] = []
+    said: list[np.ndarray] = []
     for n, row in enumerate(rows):
         starts = np.flatnonzero(starts_word[row])
         ends = np.append(starts, len(row) - 1) - 1  # the last token of each word
         at[n] = begin + ends[wanted]
+        if name_ends:
+            first = ends[name_begins - 1] + 1 if name_begins else 0
+            after = ends[name_ends - 1] + 1
+            name = np.full(NAME_TOKENS, -1)
+            tokens = row[first:after][-NAME_TOKENS:]
+            name[: len(tokens)] = tokens
+            said_at.append(np.arange(begin + after, begin + len(row) - 1))
+            said.append(np.broadcast_to(name, (len(said_at[-1]), NAME_TOKENS)))
         begin += len(row)
         row_ends[n] = begin - 1
+    if said:
+        whose_at, whose = np.concatenate(said_at), np.concatenate(said)
+    else:
+        whose_at, whose = np.empty(0, np.int64), np.empty((0, NAME_TOKENS), np.int64)
     moves = [targets[column][0] for column in words]
     classes = [targets[column][1] for column in words]
     if not words:
         width = len(MOVES), len(SIZES) + 2 * len(EXTREMES)
         empty = np.empty((0, width[0]), np.float32), np.empty((0, width[1]), np.int64)
-        return at.reshape(-1), *empty, row_ends, counts
+        return at.reshape(-1), *empty, row_ends, counts, whose_at, whose
     return (
         at.reshape(-1),
         np.stack(moves, 1).reshape(at.size, -1),
         np.stack(classes, 1).reshape(at.size, -1),
         row_ends,
         counts,
+        whose_at,
+        whose,
     )
 
 

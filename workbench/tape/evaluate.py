@@ -160,7 +160,8 @@ def label(asked: Asked) -> str:
         "last": "last value", "absent": "not in the data", "bar": "last bar up or down",
         "change": "size of the move over k bars", "extreme": "largest or smallest of k",
         "level": "above or below a number", "limits": "inside its limits",
-        "count": "how many of k", "happened": "has it happened",
+        "count": "how many of k", "happened": "has it happened", "ago": "value k rows ago",
+        "larger": "larger or smaller of two", "compare": "two numbers of the question",
     }[asked.family]  # fmt: skip
 
 

@@ -10,7 +10,9 @@ Every answer is computed from the rows before the moment of asking, as printed. 
   bars does not say; of somebody, k of that one's own rows;
 - ``change``: that move of the close over k bars, in the words of the row's own move: ``up6``;
 - ``extreme``: the largest or smallest value of a column in the last k rows;
-- ``level``: the last value is above or below a number in the question;
+- ``level``: the last value is above or below a number in the question; ``larger``: which of the
+  two is; ``compare``: two numbers in the question, whatever the stream (`comparing`);
+- ``ago``: the value of a column k rows before the last one;
 - ``limits``: a sensor's last reading is inside its limits, or ok, low, high, fault;
 - ``who``: whose row came last, whose last bar moved most (by its size class), who is fastest;
 - ``count``: how many of the last k rows did something that their first word says;
@@ -27,43 +29,52 @@ import numpy as np
 
 from workbench.streams.render import move_text, price_text
 from workbench.tape import wording
+from workbench.tape.comparing import compare, larger, level
 from workbench.tape.generators import CALM, ENTITY, LEVELS, NAMES, SYMBOLS, TROUBLE, Stream
 from workbench.tape.moments import Asked, Moment, mark, shown, value_of
 from workbench.tape.names import draw_name
 
 DEFAULT_K = 10
-OFFSETS = (0.3, 1.0, 3.0, 10.0)  # of a level, in usual steps of the value
 YES_NO = ("yes", "no")
 LIMITS = {"low": ("low limit", "lower limit"), "high": ("high limit", "upper limit")}
 # Shares of the families, in streams of one and of several.
 SHARES: dict[tuple[str, bool], dict[str, float]] = {
     ("ohlcv", False): {
-        "last": 0.22, "bar": 0.08, "trend": 0.3, "change": 0.08, "extreme": 0.12, "level": 0.1,
-        "count": 0.07, "absent": 0.03,
+        "last": 0.2, "bar": 0.07, "trend": 0.25, "change": 0.07, "extreme": 0.1, "level": 0.12,
+        "count": 0.06, "absent": 0.03, "larger": 0.05, "ago": 0.03, "compare": 0.02,
     },
     ("ohlcv", True): {
-        "last": 0.45, "bar": 0.1, "who": 0.15, "trend": 0.15, "level": 0.1, "absent": 0.05,
+        "last": 0.41, "bar": 0.09, "who": 0.14, "trend": 0.14, "level": 0.12, "absent": 0.05,
+        "larger": 0.05,
     },
     ("iot", False): {
-        "last": 0.25, "limits": 0.2, "trend": 0.15, "extreme": 0.1, "level": 0.1, "count": 0.15,
-        "absent": 0.05,
+        "last": 0.22, "limits": 0.18, "trend": 0.14, "extreme": 0.09, "level": 0.12, "count": 0.13,
+        "absent": 0.05, "larger": 0.04, "ago": 0.03,
     },
     ("iot", True): {
-        "last": 0.35, "limits": 0.25, "who": 0.08, "trend": 0.08, "level": 0.08, "count": 0.1,
-        "absent": 0.06,
+        "last": 0.33, "limits": 0.22, "who": 0.08, "trend": 0.08, "level": 0.1, "count": 0.09,
+        "absent": 0.06, "larger": 0.04,
     },
     ("vitals", False): {
-        "last": 0.4, "trend": 0.22, "extreme": 0.15, "level": 0.18, "absent": 0.05,
+        "last": 0.36, "trend": 0.2, "extreme": 0.13, "level": 0.18, "absent": 0.05, "larger": 0.05,
+        "ago": 0.03,
     },
     ("vitals", True): {
-        "last": 0.55, "trend": 0.12, "level": 0.15, "who": 0.08, "extreme": 0.05, "absent": 0.05,
+        "last": 0.5, "trend": 0.11, "level": 0.15, "who": 0.08, "extreme": 0.05, "absent": 0.06,
+        "larger": 0.05,
     },
-    ("event", False): {"last": 0.35, "count": 0.25, "happened": 0.4},
-    ("spatial", False): {"last": 0.5, "trend": 0.2, "extreme": 0.1, "level": 0.15, "absent": 0.05},
+    ("event", False): {"last": 0.33, "count": 0.24, "happened": 0.38, "ago": 0.05},
+    ("spatial", False): {
+        "last": 0.45, "trend": 0.18, "extreme": 0.09, "level": 0.15, "absent": 0.05, "larger": 0.05,
+        "ago": 0.03,
+    },
     ("spatial", True): {
-        "last": 0.5, "trend": 0.1, "who": 0.2, "level": 0.12, "absent": 0.08,
+        "last": 0.46, "trend": 0.1, "who": 0.18, "level": 0.13, "absent": 0.08, "larger": 0.05,
     },
-    ("rows", False): {"last": 0.5, "trend": 0.2, "extreme": 0.1, "level": 0.14, "absent": 0.06},
+    ("rows", False): {
+        "last": 0.41, "trend": 0.18, "extreme": 0.09, "level": 0.16, "absent": 0.06, "larger": 0.05,
+        "ago": 0.03, "compare": 0.02,
+    },
 }  # fmt: skip
 
 
@@ -83,10 +94,18 @@ def ask(
     """
     moment = Moment(rng, stream, rows, max_k, k)
     if family is None:
-        key = (stream.schema, len(stream.members) > 1)
-        shares = SHARES.get(key) or SHARES[stream.schema, False]
+        shares = _shares(stream)
         family = str(rng.choice(list(shares), p=list(shares.values())))
     return FAMILIES[family](moment)
+
+
+def suits(stream: Stream) -> set[str]:
+    """The families that ``stream`` can be asked about; `compare` needs no stream."""
+    return {*_shares(stream), "compare"}
+
+
+def _shares(stream: Stream) -> dict[str, float]:
+    return SHARES.get((stream.schema, len(stream.members) > 1)) or SHARES[stream.schema, False]
 
 
 def _last(at: Moment) -> Asked | None:
@@ -117,6 +136,20 @@ def _last(at: Moment) -> Asked | None:
         forms = wording.LAST_ROW
     text = at.pick(forms).format(x=x, row=at.rows_word().removesuffix("s"))
     return at.asked("last", text, answer, column=column)
+
+
+def _ago(at: Moment) -> Asked | None:
+    name, rows = at.whose()
+    k = at.look_back(len(rows))
+    if not k:
+        return None
+    row = rows[-1 - k]
+    columns = at.stream.numbers() if at.schema != "event" else ("level", "source", "message")
+    column = "value" if at.schema == "iot" else at.pick(columns)
+    if row[column] is None:
+        return None
+    text = at.pick(wording.AGO).format(x=at.word(column, name), k=k, rows=at.rows_word())
+    return at.asked("ago", text, shown(row, column, at.schema), (), k, column)
 
 
 def _absent(at: Moment) -> Asked | None:
@@ -214,33 +247,6 @@ def _extreme(at: Moment) -> Asked | None:
     return at.asked("extreme", text, shown(rows[best - k], column, at.schema), (), k, column)
 
 
-def _level(at: Moment) -> Asked | None:
-    name, rows = at.whose()
-    column = "c" if at.schema == "ohlcv" and at.rng.random() < 0.7 else at.column()
-    last = value_of(rows[-1], column, at.schema)
-    if last is None:
-        return None
-    recent = [value_of(row, column, at.schema) for row in rows[-12:]]
-    steps = np.abs(np.diff([value for value in recent if value is not None]))
-    usual = float(steps.mean()) if len(steps) else 0.0
-    away = (usual + 1e-4 * abs(last)) * at.rng.choice(OFFSETS) * at.rng.uniform(0.5, 1.5)
-    level = last + away * at.rng.choice([-1, 1])
-    if level * last < 0 or level == 0:
-        level = last * at.rng.choice([0.5, 1.5])
-    text = price_text(level)
-    whole = isinstance(rows[-1][column], int)
-    if whole or at.rng.random() < 0.3:
-        digits = max(0, (2 if at.rng.random() < 0.5 else 3) - len(str(int(abs(level)))))
-        text = f"{level:.{digits}f}"
-    if float(text) == last:
-        return None
-    plain = at.schema == "ohlcv" and column == "c" and not name and not at.several
-    form = at.pick(wording.LEVEL_BARS if plain and at.rng.random() < 0.15 else wording.LEVEL)
-    answer = "above" if last > float(text) else "below"
-    question = form.format(x=at.word(column, name), n=text)
-    return at.asked("level", question, answer, ("above", "below"), 0, column)
-
-
 def _limits(at: Moment) -> Asked | None:
     name, rows = at.whose()
     row = rows[-1]
@@ -332,6 +338,6 @@ def _happened(at: Moment) -> Asked | None:
 
 FAMILIES: dict[str, Callable[[Moment], Asked | None]] = {
     "last": _last, "absent": _absent, "bar": _bar, "trend": _trend, "change": _change,
-    "extreme": _extreme, "level": _level, "limits": _limits, "who": _who, "count": _count,
-    "happened": _happened,
+    "extreme": _extreme, "limits": _limits, "who": _who, "count": _count, "happened": _happened,
+    "ago": _ago, "level": level, "larger": larger, "compare": compare,
 }  # fmt: skip

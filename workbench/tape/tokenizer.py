@@ -71,8 +71,13 @@ def build_tokenizer(texts: Iterable[str]) -> PreTrainedTokenizerFast:
     for token in number_tokens():
         vocabulary.setdefault(token, len(vocabulary))
     written["model"]["ignore_merges"] = True  # a group of digits is looked up whole
+    return as_fast(json.dumps(written))
+
+
+def as_fast(written: str) -> PreTrainedTokenizerFast:
+    """The tokenizer that transformers uses of one ``written`` as JSON."""
     tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=Tokenizer.from_str(json.dumps(written)),
+        tokenizer_object=Tokenizer.from_str(written),
         bos_token=BOS,
         eos_token=EOS,
         pad_token=PAD,

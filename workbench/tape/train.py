@@ -1,126 +1,40 @@
-"""The recipe of the embedded model: one seed and one plan of tokens give one set of weights.
+"""Training the embedded model: one recipe gives one set of weights.
 
-The plan is a number of tokens, fixed when a run begins and kept in its checkpoint. Curriculum and
-learning rate are functions of the share of it that is done, and each step draws its streams from
-(seed, step); so a run may stop and go on as often as it likes and stays the same run.
+Each step draws its streams from (seed, step), and `recipe` says what a step is by the share of the
+plan that is done; so a run may stop and go on as often as it likes and stays the same run.
 """
 
 from __future__ import annotations
 
+import json
 import math
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 import torch
+from tokenizers import Tokenizer
 from torch.nn import functional
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from workbench.errors import WorkbenchError
 from workbench.tape.batch import Batch, make_batch
 from workbench.tape.beginning import begin
-from workbench.tape.generators import SHARES, make_stream
+from workbench.tape.generators import make_stream
 from workbench.tape.hints import HintHeads
 from workbench.tape.questions import ask
-from workbench.tape.tokenizer import MAX_LENGTH, build_tokenizer, number_features, number_tokens
-
-
-@dataclass(frozen=True)
-class Shape:
-    """The size of the model; hints are read after ``hint_layer`` layers."""
-
-    dim: int = 256
-    layers: int = 6
-    heads: int = 4
-    kv_heads: int = 2
-    hidden: int = 576
-    rope_theta: float = 100_000.0
-    hint_layer: int = 4
-
-
-@dataclass(frozen=True)
-class Stage:
-    """Part of a run, up to ``until`` (share of the plan): lengths in tokens, ``max_k`` in rows.
-
-    ``values`` is the share of questions that are about last values whatever the stream; ``names``
-    of streams that are retold with names off no list; ``rates`` are the shares of the learning
-    rate that it begins and ends with, where it has its own.
-    """
-
-    until: float
-    batch: int
-    context: int
-    branches: int
-    max_k: int = 20
-    values: float = 0.0
-    names: float = 0.0
-    rates: tuple[float, float] | None = None
-
-
-# Most of the plan is short; what long contexts need beyond that is little, and dear. They come
-# last, when the rate has fallen too far to learn them, and so have a stage after the plan.
-STAGES = (
-    Stage(0.08, batch=10, context=256, branches=256, max_k=10, values=0.5),
-    Stage(0.50, batch=8, context=512, branches=384),
-    Stage(0.72, batch=4, context=1024, branches=640),
-    Stage(0.88, batch=2, context=2304, branches=1024),
-    Stage(0.96, batch=1, context=4608, branches=1536),
-    Stage(1.00, batch=1, context=9216, branches=2048),
-    Stage(1.06, batch=1, context=9216, branches=2048, values=0.3, rates=(0.12, 0.01)),
-    # Names that no list holds, which the stages so far have not seen.
-    Stage(1.16, batch=8, context=512, branches=384, names=0.7, rates=(0.3, 0.15)),
-    Stage(1.22, batch=2, context=2304, branches=1024, names=0.6, rates=(0.15, 0.08)),
-    Stage(1.25, batch=1, context=9216, branches=2048, values=0.3, names=0.5, rates=(0.08, 0.01)),
+from workbench.tape.recipe import Recipe, Shape, read_recipe
+from workbench.tape.tokenizer import (
+    MAX_LENGTH,
+    as_fast,
+    build_tokenizer,
+    number_features,
+    number_tokens,
 )
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """Everything a run depends on.
-
-    Attributes:
-        tokens: the plan, contexts and branches together.
-        averaged: the weights that are kept are a mean over about so many tokens.
-    """
-
-    tokens: int
-    seed: int = 20_261_121
-    shape: Shape = Shape()
-    stages: tuple[Stage, ...] = STAGES
-    schemas: tuple[float, ...] = SHARES
-    learning_rate: float = 3e-3
-    warmup: int = 200
-    decay_from: float = 0.5
-    last_rate: float = 0.02
-    row_loss: float = 0.6
-    hint_loss: float = 0.5
-    averaged: int = 250_000
-
-    def done(self, tokens: int) -> float:
-        """The share of the whole run that ``tokens`` tokens are, from 0 to 1."""
-        return min(1.0, tokens / self.tokens / self.stages[-1].until)
-
-    def stage(self, tokens: int) -> Stage:
-        """The stage that a run of ``tokens`` tokens so far is in."""
-        done = tokens / self.tokens
-        return next((s for s in self.stages if done < s.until), self.stages[-1])
-
-    def rate(self, tokens: int, step: int) -> float:
-        """The learning rate there: up, level, then down in a straight line; or the stage's own."""
-        done = tokens / self.tokens
-        rate = self.learning_rate * min(1.0, (step + 1) / self.warmup)
-        stage = self.stage(tokens)
-        if stage.rates is not None:
-            began = max([s.until for s in self.stages if s.until < stage.until], default=0.0)
-            share = min(1.0, (done - began) / (stage.until - began))
-            rate *= stage.rates[0] + (stage.rates[1] - stage.rates[0]) * share
-        elif done > self.decay_from:
-            rate *= max(self.last_rate, (1 - done) / (1 - self.decay_from))
-        return rate
 
 
 @lru_cache(maxsize=2)
@@ -172,7 +86,7 @@ def make_model(shape: Shape, tokenizer: PreTrainedTokenizerFast, seed: int) -> L
 
 
 def losses(model: LlamaForCausalLM, heads: HintHeads, batch: Batch, layer: int) -> dict[str, Any]:
-    """Mean losses: of the answers' tokens, of the rows' tokens, and of the hints (three kinds)."""
+    """Mean losses: of the answers' tokens, of the rows' tokens, and of the hints (four kinds)."""
     out = model.model(
         input_ids=batch.ids,
         attention_mask=batch.mask,
@@ -190,24 +104,35 @@ def losses(model: LlamaForCausalLM, heads: HintHeads, batch: Batch, layer: int) 
     answer, row = batch.answer_weight[scored], batch.row_weight[scored]
     states = out.hidden_states[layer][:, : batch.context]
     assert batch.hints is not None
-    moves, classes, counts = heads(states, batch.hints)
+    embeddings = model.model.embed_tokens.weight
+    moves, classes, counts, names = heads(states, batch.hints, embeddings)
     return {
         "answer": (loss * answer).sum() / answer.sum().clamp(min=1.0),
         "row": (loss * row).sum() / row.sum().clamp(min=1.0),
         "moves": moves,
         "classes": classes,
         "counts": counts,
+        "names": names,
     }
 
 
 class Run:
     """One training run: the model, its optimizers and averaged weights, and how far it is."""
 
-    def __init__(self, recipe: Recipe, *, device: str = "cpu") -> None:
-        """A run of ``recipe`` at its beginning, on a torch ``device``."""
+    def __init__(
+        self,
+        recipe: Recipe,
+        *,
+        device: str = "cpu",
+        tokenizer: PreTrainedTokenizerFast | None = None,
+    ) -> None:
+        """A run of ``recipe`` at its beginning, on a torch ``device``.
+
+        Its tokenizer is learned from the recipe's streams, unless one is given.
+        """
         self.recipe = recipe
         self.device = torch.device(device)
-        self.tokenizer = make_tokenizer(recipe.seed)
+        self.tokenizer = tokenizer or make_tokenizer(recipe.seed)
         model: Any = make_model(recipe.shape, self.tokenizer, recipe.seed)
         self.model: LlamaForCausalLM = model.to(self.device)
         for layer in self.model.model.layers:  # else every product under autocast casts its own
@@ -226,7 +151,7 @@ class Run:
             ),
         )
         self.average = [p.detach().clone() for p in self.model.parameters()]
-        self.step = self.tokens = 0
+        self.step = self.began = self.tokens = 0
         self.seconds = 0.0
 
     @property
@@ -246,16 +171,16 @@ class Run:
             context=stage.context,
             branches=stage.branches,
             max_k=stage.max_k,
-            values=stage.values,
+            more=stage.more,
             names=stage.names,
             schemas=recipe.schemas,
         ).to(self.device)
-        rate = recipe.rate(self.tokens, self.step)
+        rate = recipe.rate(self.tokens, self.step - self.began)
         for optimizer in self.optimizers:
             optimizer.param_groups[0]["lr"] = rate
         with torch.autocast(self.device.type, torch.bfloat16):
             made = losses(self.model, self.heads, batch, recipe.shape.hint_layer)
-            hints = made["moves"] + made["classes"] + made["counts"]
+            hints = made["moves"] + made["classes"] + made["counts"] + made["names"]
             loss = made["answer"] + recipe.row_loss * made["row"] + recipe.hint_loss * hints
         loss.backward()
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
@@ -277,11 +202,13 @@ class Run:
         torch.save(
             {
                 "recipe": asdict(self.recipe),
+                "tokenizer": self.tokenizer.backend_tokenizer.to_str(),
                 "model": self.model.state_dict(),
                 "heads": self.heads.state_dict(),
                 "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
                 "average": self.average,
                 "step": self.step,
+                "began": self.began,
                 "tokens": self.tokens,
                 "seconds": self.seconds,
             },
@@ -290,16 +217,52 @@ class Run:
         partial.replace(path)
 
     @classmethod
+    def begin_with(cls, folder: Path, recipe: Recipe, at: float, *, device: str = "cpu") -> Run:
+        """A run of ``recipe`` that begins with the weights and the tokenizer of ``folder``, at the
+        share ``at`` of the plan.
+
+        Optimizers and hints begin anew, the rate rises over the warmup again.
+        """
+        if not 0 <= at < recipe.stages[-1].until:
+            raise WorkbenchError(
+                f"expected a share of the plan from 0 to below {recipe.stages[-1].until}, got {at}"
+            )
+        core = Tokenizer.from_file(str(folder / "tokenizer.json"))
+        run = cls(recipe, device=device, tokenizer=as_fast(core.to_str()))
+        kept = LlamaForCausalLM.from_pretrained(folder, dtype=torch.float32)
+        wanted, got = run.model.state_dict(), kept.state_dict()
+        other = [name for name in wanted if wanted[name].shape != got[name].shape]
+        if other:
+            raise WorkbenchError(
+                f"expected weights of {recipe.shape}, got {other[0]} of "
+                f"{tuple(got[other[0]].shape)} in {folder}; train without --begin-with"
+            )
+        run.model.load_state_dict(got)
+        with torch.no_grad():
+            for parameter in run.heads.parameters():  # nothing to tell the model yet
+                parameter.zero_()
+        run.average = [p.detach().clone() for p in run.model.parameters()]
+        run.tokens = round(at * recipe.tokens)
+        card = folder / "card.json"
+        if card.exists():  # steps go on, so that no stream is drawn twice
+            trained = json.loads(card.read_text())["trained"]
+            run.step = run.began = trained["steps"]
+            run.seconds = 60 * trained["minutes"]
+        return run
+
+    @classmethod
     def load(cls, path: Path, *, device: str = "cpu") -> Run:
         """The run that wrote the checkpoint ``path``, where it stood."""
         kept = torch.load(path, map_location=device, weights_only=True)
-        run = cls(read_recipe(kept["recipe"]), device=device)
+        tokenizer = as_fast(kept["tokenizer"])
+        run = cls(read_recipe(kept["recipe"]), device=device, tokenizer=tokenizer)
         run.model.load_state_dict(kept["model"])
         run.heads.load_state_dict(kept["heads"])
         for optimizer, state in zip(run.optimizers, kept["optimizers"], strict=True):
             optimizer.load_state_dict(state)
         run.average = kept["average"]
-        run.step, run.tokens, run.seconds = kept["step"], kept["tokens"], kept["seconds"]
+        run.step, run.began = kept["step"], kept["began"]
+        run.tokens, run.seconds = kept["tokens"], kept["seconds"]
         return run
 
     def averaged(self) -> LlamaForCausalLM:
@@ -313,16 +276,6 @@ class Run:
 
 def _halved(_: torch.nn.Module, __: Any, out: torch.Tensor) -> torch.Tensor:
     return out.to(torch.bfloat16) if torch.is_autocast_enabled(out.device.type) else out
-
-
-def read_recipe(kept: dict[str, Any]) -> Recipe:
-    """The recipe that ``asdict`` made ``kept`` of."""
-    stages = tuple(
-        Stage(**(stage | {"rates": stage["rates"] and tuple(stage["rates"])}))
-        for stage in kept["stages"]
-    )
-    parts = {"shape": Shape(**kept["shape"]), "stages": stages, "schemas": tuple(kept["schemas"])}
-    return Recipe(**(kept | parts))
 
 
 def train(

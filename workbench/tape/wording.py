@@ -127,6 +127,51 @@ LEVEL = (
     "{x} above or below {n}?",
 )
 LEVEL_BARS = ("Above or below {n}?", "Is the market above or below {n}?")
+LEVEL_IS = {
+    "above": (
+        "Is the last {x} above {n}?",
+        "Is the {x} above {n}?",
+        "Is {x} above {n}?",
+        "Is the {x} higher than {n}?",
+        "Was the last {x} over {n}?",
+        "Is the last {x} greater than {n}?",
+    ),
+    "below": (
+        "Is the last {x} below {n}?",
+        "Is the {x} below {n}?",
+        "Is {x} below {n}?",
+        "Is the {x} lower than {n}?",
+        "Was the last {x} under {n}?",
+        "Is the last {x} less than {n}?",
+    ),
+}
+LEVEL_TURNED = ("Is {n} above or below the last {x}?", "Is {n} above or below the {x}?")
+WHICH_LARGER = (
+    *("Which is larger, {a} or {b}?", "Which is larger, {a} or {b}?"),
+    "Which is larger: {a} or {b}?",
+    "Which is higher, {a} or {b}?",
+    "What is larger, {a} or {b}?",
+    "Which is greater, {a} or {b}?",
+    "The larger of {a} and {b}?",
+)
+WHICH_SMALLER = (
+    "Which is smaller, {a} or {b}?",
+    "Which is lower, {a} or {b}?",
+    "What is smaller, {a} or {b}?",
+    "The smaller of {a} and {b}?",
+)
+COMPARE = ("Is {x} above or below {n}?", "{x} above or below {n}?", "{x}: above or below {n}?")
+COMPARE_IS = {
+    "above": ("Is {x} above {n}?", "Is {x} larger than {n}?", "Is {x} greater than {n}?"),
+    "below": ("Is {x} below {n}?", "Is {x} smaller than {n}?", "Is {x} less than {n}?"),
+}
+AGO = (
+    "What was the {x} {k} {rows} ago?",
+    "What was {x} {k} {rows} ago?",
+    "{x} {k} {rows} ago?",
+    "Give the {x} of {k} {rows} ago.",
+    "{k} {rows} ago, what was the {x}?",
+)
 INSIDE = (
     "Is {s} inside its limits?",
     "Is {s} within its limits?",

@@ -1,0 +1,152 @@
+"""The recipe of the embedded model: its size, and the stages that a run goes through.
+
+The plan is a number of tokens, fixed when a run begins and kept in its checkpoint. What is read and
+the learning rate are functions of the share of the plan that is done.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from workbench.tape.generators import SHARES
+
+
+@dataclass(frozen=True)
+class Shape:
+    """The size of the model; hints are read after ``hint_layer`` layers."""
+
+    dim: int = 256
+    layers: int = 6
+    heads: int = 4
+    kv_heads: int = 2
+    hidden: int = 576
+    rope_theta: float = 100_000.0
+    hint_layer: int = 4
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Part of a run, up to ``until`` (share of the plan): lengths in tokens, ``max_k`` in rows.
+
+    ``more`` holds shares of the questions that are of one family whatever the stream, ``names`` is
+    the share of streams that are retold with names off no list; ``rates`` are the shares of the
+    learning rate that it begins and ends with, where it has its own.
+    """
+
+    until: float
+    batch: int
+    context: int
+    branches: int
+    max_k: int = 20
+    more: Mapping[str, float] = field(default_factory=dict)
+    names: float = 0.0
+    rates: tuple[float, float] | None = None
+
+
+# Most of the plan is short; what long contexts need beyond that is little, and dear. They come
+# last, when the rate has fallen too far to learn them, and so have a stage after the plan.
+# fmt: off
+STAGES = (
+    Stage(0.08, batch=10, context=256, branches=256, max_k=10, more={"last": 0.5}),
+    Stage(0.50, batch=8, context=512, branches=384),
+    Stage(0.72, batch=4, context=1024, branches=640),
+    Stage(0.88, batch=2, context=2304, branches=1024),
+    Stage(0.96, batch=1, context=4608, branches=1536),
+    Stage(1.00, batch=1, context=9216, branches=2048),
+    Stage(1.06, batch=1, context=9216, branches=2048, more={"last": 0.3}, rates=(0.12, 0.01)),
+    # Names that no list holds, which the stages so far have not seen.
+    Stage(1.16, batch=8, context=512, branches=384, names=0.7, rates=(0.3, 0.15)),
+    Stage(1.22, batch=2, context=2304, branches=1024, names=0.6, rates=(0.15, 0.08)),
+    Stage(
+        1.25, batch=1, context=9216, branches=2048, more={"last": 0.3}, names=0.5,
+        rates=(0.08, 0.01),
+    ),
+    # Two numbers compared: within a few rows, where it is hardly learned; by themselves, where it
+    # is; within rows again; and then as before, so that nothing else is lost.
+    Stage(
+        1.36, batch=8, context=128, branches=512, max_k=5, names=0.3, rates=(0.3, 0.3),
+        more={"compare": 0.3, "larger": 0.22, "level": 0.18, "last": 0.1},
+    ),
+    Stage(
+        1.39, batch=8, context=256, branches=512, max_k=10, names=0.4, rates=(0.3, 0.3),
+        more={"compare": 0.1, "larger": 0.2, "level": 0.22, "last": 0.12, "trend": 0.12},
+    ),
+    Stage(
+        1.45, batch=4, context=64, branches=1024, max_k=3, names=0.3, rates=(0.33, 0.33),
+        more={"compare": 0.8, "last": 0.1},
+    ),
+    Stage(
+        1.55, batch=8, context=128, branches=512, max_k=5, names=0.3, rates=(0.33, 0.3),
+        more={"compare": 0.15, "larger": 0.22, "level": 0.25, "last": 0.15},
+    ),
+    Stage(
+        1.66, batch=8, context=512, branches=384, names=0.5, rates=(0.3, 0.12),
+        more={"compare": 0.03, "larger": 0.08, "level": 0.16, "last": 0.1},
+    ),
+    Stage(
+        1.72, batch=2, context=2304, branches=1024, names=0.5, rates=(0.12, 0.06),
+        more={"compare": 0.02, "larger": 0.05, "level": 0.12, "last": 0.15},
+    ),
+    Stage(
+        1.75, batch=1, context=9216, branches=2048, names=0.4, rates=(0.06, 0.01),
+        more={"level": 0.1, "last": 0.3},
+    ),
+)
+# fmt: on
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything a run depends on.
+
+    Attributes:
+        tokens: the plan, contexts and branches together.
+        averaged: the weights that are kept are a mean over about so many tokens.
+    """
+
+    tokens: int
+    seed: int = 20_261_121
+    shape: Shape = Shape()
+    stages: tuple[Stage, ...] = STAGES
+    schemas: tuple[float, ...] = SHARES
+    learning_rate: float = 3e-3
+    warmup: int = 200
+    decay_from: float = 0.5
+    last_rate: float = 0.02
+    row_loss: float = 0.6
+    hint_loss: float = 0.5
+    averaged: int = 250_000
+
+    def done(self, tokens: int) -> float:
+        """The share of the whole run that ``tokens`` tokens are, from 0 to 1."""
+        return min(1.0, tokens / self.tokens / self.stages[-1].until)
+
+    def stage(self, tokens: int) -> Stage:
+        """The stage that a run of ``tokens`` tokens so far is in."""
+        done = tokens / self.tokens
+        return next((s for s in self.stages if done < s.until), self.stages[-1])
+
+    def rate(self, tokens: int, step: int) -> float:
+        """The learning rate there: up, level, then down in a straight line; or the stage's own."""
+        done = tokens / self.tokens
+        rate = self.learning_rate * min(1.0, (step + 1) / self.warmup)
+        stage = self.stage(tokens)
+        if stage.rates is not None:
+            began = max([s.until for s in self.stages if s.until < stage.until], default=0.0)
+            share = min(1.0, (done - began) / (stage.until - began))
+            rate *= stage.rates[0] + (stage.rates[1] - stage.rates[0]) * share
+        elif done > self.decay_from:
+            rate *= max(self.last_rate, (1 - done) / (1 - self.decay_from))
+        return rate
+
+
+def read_recipe(kept: dict[str, Any]) -> Recipe:
+    """The recipe that ``asdict`` made ``kept`` of."""
+    stages = tuple(
+        Stage(**(stage | {"rates": stage["rates"] and tuple(stage["rates"])}))
+        for stage in kept["stages"]
+    )
+    parts = {"shape": Shape(**kept["shape"]), "stages": stages, "schemas": tuple(kept["schemas"])}
+    return Recipe(**(kept | parts))
