@@ -101,3 +101,23 @@ def test_a_level_asked_for_yes_or_no_or_the_other_way_round_has_the_same_truth(s
             kinds.add("plain")
             assert asked.answer == ("above" if over else "below")
     assert kinds == {"yes", "turned", "plain"}
+
+
+@pytest.mark.parametrize("family", ["level", "larger", "compare"])
+def test_plain_questions_compare_in_one_direction_only(family):
+    rng = np.random.default_rng(8)
+    answers = set()
+    for _ in range(60):
+        stream = make_stream(rng, 14, "vitals")
+        asked = ask(rng, stream, 14, family, plain=True)
+        if asked is None:
+            continue
+        answers.add(asked.answer if asked.choices else "")
+        assert larger_is_wanted(asked.text) and not asked.k
+        if asked.choices == ("yes", "no"):
+            assert re.search("above|higher|over|larger|greater", asked.text)
+        assert asked.text.lower().count("the last ") < 2
+    assert answers == {
+        "level": {"above", "below", "yes", "no"}, "larger": {""},
+        "compare": {"above", "below", "yes", "no", ""},
+    }[family]  # fmt: skip

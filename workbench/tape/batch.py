@@ -148,13 +148,15 @@ def make_batch(
     max_k: int = 20,
     more: Mapping[str, float] | None = None,
     names: float = 0.0,
+    plain: bool = False,
     schemas: Sequence[float] = SHARES,
 ) -> Batch:
     """``batch`` streams of ``context`` tokens, each with questions filling ``branches`` tokens.
 
     ``schemas`` are the shares of `SCHEMAS`; questions look back at most ``max_k`` rows; ``more``
     holds shares of them that are of one family, on every stream that it suits; a share of
-    ``names`` of the streams is retold with names that no list holds.
+    ``names`` of the streams is retold with names that no list holds; ``plain`` questions compare
+    in one direction only.
     """
     starts_word = word_starts(tokenizer)
     made = []
@@ -172,7 +174,7 @@ def make_batch(
         found.append(_hints(stream, rows, b * context + len(head), starts_word))
         families = _drawn(rng, stream, more or {}, branches // 9 + 2)
         asked = [
-            ask(rng, stream, int(at), family, max_k=max_k)
+            ask(rng, stream, int(at), family, max_k=max_k, plain=plain)
             for at, family in zip(
                 rng.integers(1, len(rows) + 1, branches // 9 + 2), families, strict=True
             )

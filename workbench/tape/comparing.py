@@ -3,7 +3,8 @@
 A model this small learns to compare numbers that stand side by side in a question long before it
 compares what it first has to find, and to copy the larger one before it says which side it is on
 (LOG.md, 19 to 21). So beside ``level``, which people ask, there are ``larger``, whose answer is one
-of the two numbers, and ``compare``, which needs no stream.
+of the two numbers, and ``compare``, which needs no stream. At a ``plain`` moment it is always the
+larger one that is asked for, and a number that the last value is compared with.
 """
 
 from __future__ import annotations
@@ -34,11 +35,11 @@ def level(at: Moment) -> Asked | None:
     draw = at.rng.random()
     if draw < 0.25:
         return _yes_or_no(at, "level", wording.LEVEL_IS, over, x=x, n=number, column=column)
-    if draw < 0.32:
+    if draw < 0.32 and not at.plain:
         text = at.pick(wording.LEVEL_TURNED).format(x=x, n=number)
         return at.asked("level", text, SIDES[over], SIDES, 0, column)
-    plain = at.schema == "ohlcv" and column == "c" and not name and not at.several
-    form = at.pick(wording.LEVEL_BARS if plain and at.rng.random() < 0.15 else wording.LEVEL)
+    only = at.schema == "ohlcv" and column == "c" and not name and not at.several
+    form = at.pick(wording.LEVEL_BARS if only and at.rng.random() < 0.15 else wording.LEVEL)
     return at.asked("level", form.format(x=x, n=number), SIDES[not over], SIDES, 0, column)
 
 
@@ -49,7 +50,7 @@ def larger(at: Moment) -> Asked | None:
     column = "c" if at.schema == "ohlcv" and at.rng.random() < 0.5 else at.column()
     if value_of(rows[-1], column, at.schema) is None:
         return None
-    draw = at.rng.random()
+    draw = 1.0 if at.plain else at.rng.random()
     one = shown(rows[-1], column, at.schema)
     said = f"the last {at.word(column, name)}"
     k = at.look_back(len(rows)) if draw < 0.3 else 0
@@ -86,7 +87,7 @@ def _which(
     (_, a), (_, b) = one, other
     if float(a) == float(b):
         return None
-    most = at.rng.random() < 0.75
+    most = at.plain or at.rng.random() < 0.75
     answer = a if (float(a) > float(b)) == most else b
     said = [one[0], other[0]] if at.rng.random() < 0.5 else [other[0], one[0]]
     forms = wording.WHICH_LARGER if most else wording.WHICH_SMALLER
@@ -98,7 +99,7 @@ def _yes_or_no(
     at: Moment, family: str, forms: dict[str, tuple[str, ...]], over: bool, *,
     x: str, n: str, column: str,
 ) -> Asked:  # fmt: skip
-    side = at.pick(SIDES)
+    side = "above" if at.plain else at.pick((*SIDES, "above"))
     text = at.pick(forms[side]).format(x=x, n=n)
     yes = over == (side == "above")
     return at.asked(family, text, "yes" if yes else "no", ("yes", "no"), 0, column)

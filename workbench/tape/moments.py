@@ -38,9 +38,17 @@ class Moment:
     """A stream as of a number of rows, and how to draw a question about it."""
 
     def __init__(
-        self, rng: np.random.Generator, stream: Stream, rows: int, max_k: int, k: int | None
+        self,
+        rng: np.random.Generator,
+        stream: Stream,
+        rows: int,
+        max_k: int,
+        k: int | None,
+        plain: bool = False,
     ) -> None:
-        """``k`` fixes how far questions look back, else they draw it, up to ``max_k``."""
+        """``k`` fixes how far questions look back, else they draw it, up to ``max_k``; ``plain``
+        questions compare in one direction only (`comparing`)."""
+        self.plain = plain
         self.rng, self.stream, self.rows = rng, stream, rows
         self.schema = stream.schema
         self.max_k, self.k = max_k, k

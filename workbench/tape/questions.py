@@ -86,13 +86,14 @@ def ask(
     *,
     max_k: int = 20,
     k: int | None = None,
+    plain: bool = False,
 ) -> Asked | None:
     """A question after ``rows`` rows of ``stream``; None where its truth is undefined or a tie.
 
     ``family`` None draws one that suits the stream; questions look back ``k`` rows, or up to
-    ``max_k``.
+    ``max_k``; ``plain`` ones compare in one direction only.
     """
-    moment = Moment(rng, stream, rows, max_k, k)
+    moment = Moment(rng, stream, rows, max_k, k, plain)
     if family is None:
         shares = _shares(stream)
         family = str(rng.choice(list(shares), p=list(shares.values())))

@@ -31,8 +31,9 @@ class Stage:
     """Part of a run, up to ``until`` (share of the plan): lengths in tokens, ``max_k`` in rows.
 
     ``more`` holds shares of the questions that are of one family whatever the stream, ``names`` is
-    the share of streams that are retold with names off no list; ``rates`` are the shares of the
-    learning rate that it begins and ends with, where it has its own.
+    the share of streams that are retold with names off no list; ``plain`` questions compare in one
+    direction only (`comparing`); ``rates`` are the shares of the learning rate that it begins and
+    ends with, where it has its own.
     """
 
     until: float
@@ -42,6 +43,7 @@ class Stage:
     max_k: int = 20
     more: Mapping[str, float] = field(default_factory=dict)
     names: float = 0.0
+    plain: bool = False
     rates: tuple[float, float] | None = None
 
 
@@ -74,24 +76,28 @@ STAGES = (
         more={"compare": 0.1, "larger": 0.2, "level": 0.22, "last": 0.12, "trend": 0.12},
     ),
     Stage(
-        1.45, batch=4, context=64, branches=1024, max_k=3, names=0.3, rates=(0.33, 0.33),
+        1.51, batch=4, context=64, branches=1024, max_k=3, names=0.3, rates=(0.33, 0.33),
         more={"compare": 0.8, "last": 0.1},
     ),
     Stage(
-        1.55, batch=8, context=128, branches=512, max_k=5, names=0.3, rates=(0.33, 0.3),
+        1.54, batch=8, context=128, branches=512, max_k=5, names=0.3, rates=(0.33, 0.33),
         more={"compare": 0.15, "larger": 0.22, "level": 0.25, "last": 0.15},
     ),
     Stage(
-        1.66, batch=8, context=512, branches=384, names=0.5, rates=(0.3, 0.12),
-        more={"compare": 0.03, "larger": 0.08, "level": 0.16, "last": 0.1},
+        1.64, batch=8, context=96, branches=512, max_k=5, plain=True, rates=(0.33, 0.33),
+        more={"compare": 0.28, "larger": 0.22, "level": 0.22, "last": 0.12},
     ),
     Stage(
-        1.72, batch=2, context=2304, branches=1024, names=0.5, rates=(0.12, 0.06),
-        more={"compare": 0.02, "larger": 0.05, "level": 0.12, "last": 0.15},
+        1.73, batch=8, context=512, branches=384, names=0.5, rates=(0.3, 0.12),
+        more={"compare": 0.06, "larger": 0.12, "level": 0.2, "last": 0.12},
     ),
     Stage(
-        1.75, batch=1, context=9216, branches=2048, names=0.4, rates=(0.06, 0.01),
-        more={"level": 0.1, "last": 0.3},
+        1.78, batch=2, context=2304, branches=1024, names=0.5, rates=(0.12, 0.06),
+        more={"compare": 0.03, "larger": 0.07, "level": 0.16, "last": 0.15},
+    ),
+    Stage(
+        1.81, batch=1, context=9216, branches=2048, names=0.4, rates=(0.06, 0.01),
+        more={"larger": 0.05, "level": 0.15, "last": 0.25},
     ),
 )
 # fmt: on

@@ -173,6 +173,7 @@ class Run:
             max_k=stage.max_k,
             more=stage.more,
             names=stage.names,
+            plain=stage.plain,
             schemas=recipe.schemas,
         ).to(self.device)
         rate = recipe.rate(self.tokens, self.step - self.began)

@@ -22,9 +22,20 @@ import torch
 from tqdm import tqdm
 
 import workbench as wb
+from workbench.demo.points import Point, table, write_figure
+from workbench.demo.truths import (
+    SIDES,
+    UP_DOWN,
+    Truth,
+    average,
+    bar_direction,
+    direction,
+    last,
+    side,
+)
 from workbench.errors import WorkbenchError
 from workbench.streams.market import market
-from workbench.streams.render import count_text, price_text, schema_for
+from workbench.streams.render import schema_for
 from workbench.tape import weights_path
 
 PROMPT = "You watch the tape."
@@ -36,9 +47,6 @@ LINES_PER_FLASH = 5  # changes of one flash query that are printed; the rest are
 REPEATS = 5  # of a timed ask
 TRUSTED = 8_192  # tokens of context up to which the card of the embedded model was measured
 WIDTH = 100
-UP_DOWN = ("up", "down")
-
-Truth = Callable[[pl.DataFrame], str | None]
 
 
 @dataclass(frozen=True)
@@ -61,22 +69,6 @@ class Desk:
     standing_name: str
     flash: wb.FlashQuery | None = None
     changes: int = 0
-
-
-@dataclass(frozen=True)
-class Point:
-    """Milliseconds at one context size; ``again_ms`` is plain transformers reading it all again."""
-
-    context: int
-    ttft_ms: float
-    total_ms: float
-    flash_ms: float
-    again_ms: float
-
-    @property
-    def ratio(self) -> float:
-        """How many times longer reading it all again takes to the first token."""
-        return self.again_ms / self.ttft_ms
 
 
 @dataclass
@@ -183,22 +175,19 @@ def _open(engine: wb.Engine, options: argparse.Namespace) -> list[Desk]:
     }
     for name, frame in frames.items():
         _check_length(engine, name, frame)
-    last_close = Asked(lambda _: "What was the last close?", _last("c"))
-    trend = Asked(
-        lambda _: "Up or down over the last 10 bars?", _direction("c", 10), UP_DOWN
-    )
-    volume = Asked(lambda _: "What was the last volume?", _last("v"))
-    bar = Asked(lambda _: "Was the last bar up or down?", _bar_direction, UP_DOWN)
-    short_trend = Asked(
-        lambda _: "Up or down over the last 5 bars?", _direction("c", 5), UP_DOWN
-    )
-    goog = Asked(lambda _: "What was the last value of GOOG?", _last("GOOG"))
-    aapl = Asked(lambda _: "What was the last value of AAPL?", _last("AAPL"))
-    msft = Asked(lambda _: "What was the last value of MSFT?", _last("MSFT"))
+    last_close = Asked(lambda _: "What was the last close?", last("c"))
+    trend = Asked(lambda _: "Up or down over the last 10 bars?", direction("c", 10), UP_DOWN)
+    volume = Asked(lambda _: "What was the last volume?", last("v"))
+    bar = Asked(lambda _: "Was the last bar up or down?", bar_direction, UP_DOWN)
+    short_trend = Asked(lambda _: "Up or down over the last 5 bars?", direction("c", 5), UP_DOWN)
+    level = Asked(lambda seen: f"Is the close above or below {average(seen)}?", side, SIDES)
+    goog = Asked(lambda _: "What was the last value of GOOG?", last("GOOG"))
+    aapl = Asked(lambda _: "What was the last value of AAPL?", last("AAPL"))
+    msft = Asked(lambda _: "What was the last value of MSFT?", last("MSFT"))
     # Only what the model's card says it does; six columns are more than it reads surely.
     made = {
         "btc": ("ohlcv", [last_close, volume], trend, "trend over 10 bars"),
-        "eth": ("ohlcv", [last_close, short_trend], bar, "last bar"),
+        "eth": ("ohlcv", [last_close, short_trend, level], bar, "last bar"),
         "stocks": (None, [goog, aapl], msft, "last value of MSFT"),
     }
     return [
@@ -358,34 +347,6 @@ def _plain_model(engine: wb.Engine) -> Any:
         logging.enable_progress_bar()
 
 
-# Truth, as the model could know it: prices as printed, with five significant digits.
-
-
-def _last(column: str) -> Truth:
-    def truth(frame: pl.DataFrame) -> str | None:
-        return count_text(frame[column][-1]) if frame.height else None
-
-    return truth
-
-
-def _direction(column: str, rows: int) -> Truth:
-    def truth(frame: pl.DataFrame) -> str | None:
-        if frame.height <= rows:
-            return None
-        return _compared(frame[column][-1 - rows], frame[column][-1], UP_DOWN)
-
-    return truth
-
-
-def _bar_direction(frame: pl.DataFrame) -> str | None:
-    return _compared(frame["o"][-1], frame["c"][-1], UP_DOWN) if frame.height else None
-
-
-def _compared(before: float, after: float, words: tuple[str, str]) -> str | None:
-    first, last = float(price_text(before)), float(price_text(after))
-    return None if first == last else words[0] if last > first else words[1]
-
-
 # What is shown at the end.
 
 
@@ -407,51 +368,6 @@ def _summary(desks: list[Desk], report: Report) -> str:
             f"{desk.changes} changes"
         )
     return "\n".join(lines)
-
-
-def table(points: Sequence[Point]) -> str:
-    """The points as text, one line per context size."""
-    heads = ("context", "first token", "whole answer", "flash hit", "read again", "ratio")
-    units = ("tokens", "ms", "ms", "ms", "ms", "")
-    lines = ["", *("".join(f"{word:>14}" for word in words) for words in (heads, units))]
-    lines += [
-        f"{p.context:>14,}{p.ttft_ms:>14.1f}{p.total_ms:>14.1f}{p.flash_ms:>14.3f}"
-        f"{p.again_ms:>14,.1f}{p.ratio:>13.1f}x"
-        for p in points
-    ]
-    lines += [
-        "",
-        "read again: plain transformers, the same model and tokens, nothing cached, to the first",
-        "token; ratio: read again / first token. `python -m workbench.bench latency` also compares",
-        "with a transformers cache kept warm by hand, which is the stronger rival.",
-    ]
-    return "\n".join(lines)
-
-
-def write_figure(points: Sequence[Point], path: Path) -> None:
-    """Latency against context size as an HTML file with everything inside it."""
-    import plotly.graph_objects as go
-
-    context = [point.context for point in points]
-    curves = {
-        "stateless: read it all again, first token": [p.again_ms for p in points],
-        "session: whole answer": [p.total_ms for p in points],
-        "session: first token": [p.ttft_ms for p in points],
-        "flash query: answered beforehand": [p.flash_ms for p in points],
-    }
-    figure = go.Figure(
-        [go.Scatter(x=context, y=y, name=name, mode="lines+markers") for name, y in curves.items()]
-    )
-    figure.update_layout(
-        title="Time to answer as the context grows (embedded model)",
-        template="plotly_white",
-        legend={"orientation": "h", "y": -0.2},
-        hovermode="x unified",
-    )
-    figure.update_xaxes(title="context, tokens", rangemode="tozero")
-    figure.update_yaxes(title="milliseconds (log scale)", type="log", exponentformat="none")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.write_html(path, include_plotlyjs=True, full_html=True)
 
 
 def _short(text: str) -> str:

@@ -1,10 +1,9 @@
+"""The demo, run: what it prints, writes, refuses, and keeps when it is stopped."""
+
 import subprocess
 import sys
 
-import polars as pl
-import pytest
-
-from workbench import demo
+from workbench.demo import __main__ as demo
 
 
 def test_a_quick_run_answers_prints_its_table_and_draws_its_figure(tmp_path, capsys):
@@ -62,18 +61,3 @@ def test_help_says_what_it_does():
         capture_output=True, text=True, check=True,
     ).stdout  # fmt: skip
     assert "--quick" in help_text and "Ctrl-C" in help_text
-
-
-@pytest.mark.parametrize(
-    ("closes", "rows", "expected"),
-    [([1.0, 2.0], 1, "up"), ([2.0, 1.0], 1, "down"), ([1.0, 1.0], 1, None), ([1.0], 1, None)],
-)
-def test_truth_of_a_direction(closes, rows, expected):
-    assert demo._direction("c", rows)(pl.DataFrame({"c": closes})) == expected
-
-
-def test_truth_is_as_printed():
-    frame = pl.DataFrame({"c": [100.0, 100.004, 102.0]})
-    assert demo._direction("c", 1)(frame.head(2)) is None  # both read 100.00
-    assert demo._last("c")(frame) == "102.00"
-    assert demo._last("v")(pl.DataFrame({"v": [53_120]})) == "53120"
