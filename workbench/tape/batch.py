@@ -213,8 +213,9 @@ def _hints(
     name_begins, name_ends = name_words(stream)
     at = np.empty((len(rows), len(wanted)), dtype=np.int64)
     row_ends = np.empty(len(rows), dtype=np.int64)
-    said_at: list[np.ndarray] = []
-    said: list[np.ndarray] = []
+    said: list[tuple[np.ndarray, np.ndarray]] = [
+        (np.empty(0, np.int64), np.empty((0, NAME_TOKENS), np.int64))
+    ]
     for n, row in enumerate(rows):
         starts = np.flatnonzero(starts_word[row])
         ends = np.append(starts, len(row) - 1) - 1  # the last token of each word
@@ -222,17 +223,11 @@ def _hints(
         if name_ends:
             first = ends[name_begins - 1] + 1 if name_begins else 0
             after = ends[name_ends - 1] + 1
-            name = np.full(NAME_TOKENS, -1)
-            tokens = row[first:after][-NAME_TOKENS:]
-            name[: len(tokens)] = tokens
-            said_at.append(np.arange(begin + after, begin + len(row) - 1))
-            said.append(np.broadcast_to(name, (len(said_at[-1]), NAME_TOKENS)))
+            places = np.arange(begin + after, begin + len(row) - 1)
+            said.append((places, np.tile(_padded(row[first:after]), (len(places), 1))))
         begin += len(row)
         row_ends[n] = begin - 1
-    if said:
-        whose_at, whose = np.concatenate(said_at), np.concatenate(said)
-    else:
-        whose_at, whose = np.empty(0, np.int64), np.empty((0, NAME_TOKENS), np.int64)
+    whose_at, whose = (np.concatenate(part) for part in zip(*said, strict=True))
     moves = [targets[column][0] for column in words]
     classes = [targets[column][1] for column in words]
     if not words:
@@ -248,6 +243,12 @@ def _hints(
         whose_at,
         whose,
     )
+
+
+def _padded(name: list[int]) -> np.ndarray:
+    """A name's last tokens, -1 after them, int64 [NAME_TOKENS]."""
+    tokens = name[-NAME_TOKENS:]
+    return np.array(tokens + [-1] * (NAME_TOKENS - len(tokens)))
 
 
 def lay_out(

@@ -124,7 +124,8 @@ def card_text(card: dict[str, Any]) -> str:
     titles = {
         "sure": "It does these, right at least nine times in ten at every length up to 2048 tokens",
         "often": "It does these far more often than not, at least two times in three",
-        "not": "It cannot do these; they are listed because it was trained on them",
+        "not": "Do not rely on it for these, which it was trained on as well: it is right too "
+        "seldom, or hardly more often than always giving the commonest answer",
     }
     lists = []
     for verdict, title in titles.items():
@@ -135,6 +136,8 @@ def card_text(card: dict[str, Any]) -> str:
     falls = "\n".join(f"- {line}" for line in short) or "- nothing"
     loses = "\n".join(f"- {line}" for line in far) or "- nothing"
     longest = max(stage["context"] for stage in trained["recipe"]["stages"])
+    began = trained.get("began", 0)
+    parts = f"; `--begin-with` after step {began}, LOG.md says why" if began else ""
     calibration = card["calibration"]
     reliable = "\n".join(
         f"| {b['from']:.1f} | {b['questions']} | {b['said']:.0%} | {b['right']:.0%} |"
@@ -151,8 +154,8 @@ wordings, conversation, forecasts and advice were not measured, so expect nonsen
 
 Trained for {trained["minutes"]:.0f} minutes, {trained["steps"]} steps,
 {trained["tokens"] / 1e6:.1f} M tokens of made-up streams in contexts of up to {longest} tokens,
-seed {trained["recipe"]["seed"]} (`python -m workbench.tape train`). Weights are bfloat16; SHA-256
-`{trained["sha256"]}`.
+seed {trained["recipe"]["seed"]} (`python -m workbench.tape train`{parts}).
+Weights are bfloat16; SHA-256 `{trained["sha256"]}`.
 
 ## What it can do
 

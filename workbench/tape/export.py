@@ -29,6 +29,7 @@ def export(run: Run, folder: Path) -> str:
         "recipe": asdict(run.recipe),
         "parameters": sum(p.numel() for p in model.parameters()),
         "steps": run.step,
+        "began": run.began,
         "tokens": run.tokens,
         "minutes": round(run.seconds / 60, 1),
         "sha256": digest(folder),

@@ -99,6 +99,11 @@ STAGES = (
         1.81, batch=1, context=9216, branches=2048, names=0.4, rates=(0.06, 0.01),
         more={"larger": 0.05, "level": 0.15, "last": 0.25},
     ),
+    # After so many short ones, what long contexts need has to be learned again.
+    Stage(
+        1.85, batch=1, context=9216, branches=2048, names=0.4, rates=(0.2, 0.01),
+        more={"level": 0.12, "last": 0.3},
+    ),
 )
 # fmt: on
 
