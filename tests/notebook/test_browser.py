@@ -108,7 +108,7 @@ def test_the_dashboard_lives_while_a_cell_awaits_and_while_none_runs(lab, page):
         "wb.dashboard()",
         "rows = ({'price': i} for i in range(1_000_000))\n"
         "feed = s.stream(rows, rate=8, progress=False)",
-        "while feed.rows_sent < 25:\n    await asyncio.sleep(0.05)\n"
+        "while feed.rows_sent < 40:\n    await asyncio.sleep(0.05)\n"
         "a = await s.ask_async('Anything?', max_tokens=2)",
     ]
     write_notebook(notebooks / "live.ipynb", cells)
