@@ -82,9 +82,10 @@ def test_a_run_may_begin_with_the_weights_of_a_folder(small, tmp_path):
 
 def test_beginning_with_weights_of_another_shape_or_past_the_end_is_refused(small, tmp_path):
     export(Run(small), tmp_path)
-    wider = replace(small, shape=replace(small.shape, hidden=2 * small.shape.hidden))
-    with pytest.raises(WorkbenchError, match=r"expected weights of .* got .* without --begin-with"):
-        Run.begin_with(tmp_path, wider, 0.5)
+    for change in ({"hidden": 128}, {"layers": 3}):
+        other = replace(small, shape=replace(small.shape, **change))
+        with pytest.raises(WorkbenchError, match=r"expected weights of .* got .* --begin-with"):
+            Run.begin_with(tmp_path, other, 0.5)
     with pytest.raises(WorkbenchError, match=r"expected a share of the plan .* got 7"):
         Run.begin_with(tmp_path, small, 7.0)
 

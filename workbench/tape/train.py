@@ -232,11 +232,13 @@ class Run:
         run = cls(recipe, device=device, tokenizer=as_fast(core.to_str()))
         kept = LlamaForCausalLM.from_pretrained(folder, dtype=torch.float32)
         wanted, got = run.model.state_dict(), kept.state_dict()
-        other = [name for name in wanted if wanted[name].shape != got[name].shape]
-        if other:
+        shapes = {name: tuple(value.shape) for name, value in wanted.items()}
+        found = {name: tuple(value.shape) for name, value in got.items()}
+        if shapes != found:
+            name = min(n for n in shapes | found if shapes.get(n) != found.get(n))
             raise WorkbenchError(
-                f"expected weights of {recipe.shape}, got {other[0]} of "
-                f"{tuple(got[other[0]].shape)} in {folder}; train without --begin-with"
+                f"expected weights of {recipe.shape}, got {name} of {found.get(name, 'no shape')} "
+                f"in {folder}; train without --begin-with"
             )
         run.model.load_state_dict(got)
         with torch.no_grad():
