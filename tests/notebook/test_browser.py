@@ -219,6 +219,25 @@ def test_the_dashboard_is_back_after_a_reload_and_after_its_cell_runs_again(lab,
     assert cell_errors(page) == []
 
 
+def test_a_dashboard_shown_twice_goes_on_when_one_is_cleared(lab, page):
+    url, notebooks = lab
+    cells = [SETUP, "board = wb.dashboard()\nboard", "board", FEED]
+    write_notebook(notebooks / "twice.ipynb", cells)
+    open_notebook(page, url, "twice.ipynb")
+    assert run_all(page) == []
+    plots = "document.querySelectorAll('.workbench .js-plotly-plot')"
+    page.wait_for_function(f"() => {plots}.length === 2 && {plots}[1].data")
+    page.evaluate("() => { window.jupyterapp.shell.currentWidget.content.activeCellIndex = 1 }")
+    clear = "notebook:clear-cell-output"
+    page.evaluate(f"async () => {{ await window.jupyterapp.commands.execute('{clear}') }}")
+    page.wait_for_function(f"() => {plots}.length === 1")
+    lab_tools.execute(page, "_ = await s.ask_async('Anything?', max_tokens=2)")
+    for _ in range(2):
+        before = page.evaluate(POINTS)
+        lab_tools.execute(page, "_ = await s.ask_async('Anything?', max_tokens=2)")
+        page.wait_for_function(f"before => ({POINTS})() > before", arg=before)
+
+
 def test_an_interrupt_leaves_the_dashboard_alive(lab, page):
     url, notebooks = lab
     cells = [SETUP, "wb.dashboard()", FEED, "import time\nprint('blocking')\ntime.sleep(600)"]

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from workbench.notebook.cell_panel import cells_frame, line_length
+from workbench.notebook.live_figure import live_figure
 from workbench.notebook.markup import ALARM, COLOURS, QUIET
 from workbench.notebook.points import latency_frame
 from workbench.notebook.timeline import PHASES, shares_frame, steps_frame
@@ -69,9 +70,7 @@ def live_latency_figure(frame: pl.DataFrame, *, log: bool = True) -> go.FigureWi
 
     The camera in its bar makes a PNG in the browser.
     """
-    import plotly.graph_objects as go
-
-    figure = go.FigureWidget(latency_traces(frame, live=True), _latency_layout(log, PLOT_HEIGHT))
+    figure = live_figure()(latency_traces(frame, live=True), _latency_layout(log, PLOT_HEIGHT))
     figure._config = {
         "responsive": True, "displaylogo": False, "displayModeBar": "hover",
         "modeBarButtonsToRemove": ["select2d", "lasso2d", "autoScale2d"],
