@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 from workbench.cells.history import History
 from workbench.cells.line import Line
+from workbench.cells.pool import Span
 from workbench.cells.sequence import Sequence
 from workbench.cells.window import WindowRows
 from workbench.engine.core import Core
@@ -116,7 +117,7 @@ class Admission:
             return session.capacity
         firm = [s for s in others if s.resident and s.window is None]
         held = [span for s in firm for span in s.sequence.spans]
-        shared = [(run.start, run.length) for run in match.line.sequence.runs(match.end)]
+        shared = [Span(run.start, run.length) for run in match.line.sequence.runs(match.end)]
         num_new = self.core.pool.distinct([*held, *shared]) - self.core.pool.distinct(held)
         return session.capacity - match.end + num_new
 

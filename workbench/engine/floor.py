@@ -106,7 +106,7 @@ def _stretches(weights: Sequence[Tensor]) -> list[Tensor]:
     found = []
     for start, end, i in spans:
         whole = torch.empty(0, dtype=torch.uint8, device=weights[i].device)
-        storage = weights[i].untyped_storage()
-        whole.set_(storage, start - storage.data_ptr(), (end - start,))
+        held = weights[i].untyped_storage()
+        whole.set_(held, start - held.data_ptr(), (end - start,), (1,))
         found.append(whole[: (end - start) // 4 * 4].view(torch.int32))
     return found

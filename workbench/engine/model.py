@@ -363,7 +363,7 @@ def load(
     tokenizer = _load_tokenizer(source)
     try:
         with _quiet_loading():
-            model: Any = AutoModelForCausalLM.from_pretrained(
+            loaded: Any = AutoModelForCausalLM.from_pretrained(
                 source, dtype=auto_dtype(dtype), attn_implementation=ATTENTION
             )
     except (OSError, ValueError, KeyError) as error:
@@ -373,7 +373,7 @@ def load(
         msg = f"model {str(source)!r} cannot be loaded: {_first_line(error)}"
         raise ModelError(msg) from error
     at(CHECK)
-    decoder = Decoder(model.to(device), name)
+    decoder = Decoder(loaded.to(device), name)
     if folder.is_dir():
         decoder.choice_temperature = stored_temperature(folder)
     return decoder, tokenizer

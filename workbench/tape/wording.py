@@ -127,7 +127,7 @@ LEVEL = (
     "{x} above or below {n}?",
 )
 LEVEL_BARS = ("Above or below {n}?", "Is the market above or below {n}?")
-LEVEL_IS = {
+LEVEL_IS: dict[str, tuple[str, ...]] = {
     "above": (
         "Is the last {x} above {n}?",
         "Is the {x} above {n}?",
@@ -161,7 +161,7 @@ WHICH_SMALLER = (
     "The smaller of {a} and {b}?",
 )
 COMPARE = ("Is {x} above or below {n}?", "{x} above or below {n}?", "{x}: above or below {n}?")
-COMPARE_IS = {
+COMPARE_IS: dict[str, tuple[str, ...]] = {
     "above": ("Is {x} above {n}?", "Is {x} larger than {n}?", "Is {x} greater than {n}?"),
     "below": ("Is {x} below {n}?", "Is {x} smaller than {n}?", "Is {x} less than {n}?"),
 }
