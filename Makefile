@@ -12,9 +12,10 @@ demo: $(INSTALLED)  ## install, then run the main job: sessions, streams, questi
 lab: $(INSTALLED)  ## open JupyterLab on the first tutorial
 	$(BIN)/jupyter lab notebooks/01_first_tick.ipynb
 
-test: $(INSTALLED)  ## everything: lint, imports, tests, tutorial notebooks
+test: $(INSTALLED)  ## everything: lint, imports, types, tests, tutorial notebooks
 	$(BIN)/ruff check
 	$(BIN)/lint-imports
+	$(BIN)/mypy
 	$(BIN)/pytest
 	$(MAKE) notebooks
 
