@@ -137,6 +137,26 @@ def test_a_full_queue_drops_the_oldest_and_counts_them(make_engine):
     assert ticks[4].wait(0) == 2
 
 
+@pytest.mark.parametrize("max_pending", [1, 2, 3])
+def test_rows_that_a_step_is_computing_are_not_dropped(make_engine, monkeypatch, max_pending):
+    engine = make_engine(start=False)
+    session = engine.open("s", cells=400, max_pending=max_pending, on_full="drop_oldest")
+    ticks = [session.push("0")]
+    forward = engine.decoder.forward
+
+    def while_others_push(step):
+        if len(ticks) < 16:
+            ticks.extend(session.push(str(len(ticks))) for _ in range(5))
+        return forward(step)
+
+    monkeypatch.setattr(engine.decoder, "forward", while_others_push)
+    run_until_idle(engine)
+    kept = [str(n) for n, tick in enumerate(ticks) if not isinstance(tick.error, TickDropped)]
+    assert kept[0] == "0" and kept[-1] == "15" and all(tick.done for tick in ticks)
+    assert engine.tokens.text(session.token_ids).split() == kept
+    assert session.version == len(kept) and session.dropped_rows == 16 - len(kept) > 0
+
+
 def test_a_full_queue_blocks_until_there_is_room(make_engine):
     engine = make_engine(start=False)
     session = engine.open("s", cells=400, max_pending=1)

@@ -9,7 +9,9 @@ from workbench.tick import Tick, TickQueue
 
 ACTIONS = st.lists(
     st.one_of(
-        st.tuples(st.just("put"), st.integers(1, 9)), st.tuples(st.just("take"), st.integers(1, 15))
+        st.tuples(st.just("put"), st.integers(1, 9)),
+        st.tuples(st.just("hold"), st.integers(0, 15)),
+        st.tuples(st.just("take"), st.integers(0, 15)),
     ),
     max_size=40,
 )
@@ -18,15 +20,18 @@ ACTIONS = st.lists(
 @given(ACTIONS, st.sampled_from(["raise", "drop_oldest"]))
 def test_tokens_come_out_as_they_went_in(actions, on_full):
     queue = TickQueue("s", 1000 if on_full == "raise" else 4, on_full)
-    ticks, taken, number = [], [], 0
+    ticks, taken, held, number = [], [], [], 0
     for action, size in actions:
         if action == "put":
             tick = Tick(list(range(number, number + size)), 1)
             number += size
             ticks.append(tick)
             queue.put(tick)
+        elif action == "hold":  # whatever comes now, they are what the engine will take
+            held = queue.hold(size)
         else:
-            ids = queue.peek(min(size, queue.tokens))
+            ids = held[:size] or queue.hold(size)
+            held = []
             taken += ids
             for tick in queue.consume(len(ids)):
                 tick.version = 1
@@ -34,7 +39,7 @@ def test_tokens_come_out_as_they_went_in(actions, on_full):
     dropped = [t for t in ticks if isinstance(t.error, TickDropped)]
     assert sum(t.rows for t in dropped) == queue.dropped_rows
     kept = [i for t in ticks if t not in dropped for i in t.token_ids]
-    assert taken + queue.peek(queue.tokens) == kept
+    assert taken + queue.hold(queue.tokens) == kept
     assert queue.accepted_tokens == len(kept)
     assert queue.rows == sum(not t.done for t in ticks) == len(queue.waiting())
 
@@ -49,6 +54,22 @@ def test_a_tick_that_is_half_in_is_not_dropped():
     assert not first.done and isinstance(second.error, TickDropped) and not third.done
 
 
+def test_ticks_that_are_being_computed_are_not_dropped():
+    queue = TickQueue("s", 2, "drop_oldest")
+    first, second, third, fourth = ticks = [Tick([n, n, n], 1) for n in range(4)]
+    queue.put(first)
+    queue.put(second)
+    assert queue.hold(4) == [0, 0, 0, 1]
+    assert queue.put(third) == 0
+    assert queue.put(fourth) == 1
+    assert [t.done for t in ticks] == [False, False, True, False]
+    assert queue.consume(4) == [first]
+    assert queue.hold(9) == [1, 1, 3, 3, 3]
+    queue.hold(0)
+    assert queue.put(Tick([4], 1)) == 1  # the second is begun, the fourth is not any more
+    assert queue.hold(9) == [1, 1, 4]
+
+
 def test_a_fault_is_told_and_taken_back():
     queue = TickQueue("s", 9, "block")
     tick = Tick([1], 1)
@@ -59,7 +80,7 @@ def test_a_fault_is_told_and_taken_back():
     with pytest.raises(SessionFaulted):
         queue.put(Tick([2], 1))
     queue.mend()
-    assert not tick.done and queue.peek(1) == [1]
+    assert not tick.done and queue.hold(1) == [1]
     queue.put(Tick([2], 1))
     queue.close()
     with pytest.raises(SessionClosed, match="open it again"):

@@ -83,6 +83,7 @@ class TickQueue:
         self.dropped_rows = 0
         self._ticks: deque[Tick] = deque()
         self._offset = 0  # tokens of the first tick that are already consumed
+        self._held = 0  # tokens after those that the engine is at work on
         self._changed = threading.Condition()
         self._closed: BaseException | None = None  # for good
         self._fault: BaseException | None = None  # until mended
@@ -106,7 +107,7 @@ class TickQueue:
                     )
                     raise QueueFull(msg)
                 if self.on_full == "drop_oldest":
-                    first = 1 if self._offset else 0  # one that is half in the cache must stay
+                    first = self._begun()
                     if len(self._ticks) <= first:
                         break
                     old = self._ticks[first]
@@ -129,6 +130,15 @@ class TickQueue:
             old.finish(TickDropped(msg))
         return sum(old.rows for old in dropped)
 
+    def _begun(self) -> int:
+        """How many of the first ticks must stay: those that are in the cache in part, or on their
+        way there."""
+        begun, tokens = 0, self._offset + self._held
+        while tokens > 0 and begun < len(self._ticks):
+            tokens -= self._ticks[begun].num_tokens
+            begun += 1
+        return begun
+
     @property
     def _refusal(self) -> BaseException | None:
         return self._closed or self._fault
@@ -137,6 +147,7 @@ class TickQueue:
         """Ingestion failed: waiters and producers are told, what is queued stays queued."""
         with self._changed:
             self._fault = error
+            self._held = 0
             self._changed.notify_all()
             left = list(self._ticks)
         for tick in left:
@@ -149,22 +160,29 @@ class TickQueue:
             for tick in self._ticks:
                 tick.reopen()
 
-    def peek(self, num_tokens: int) -> list[int]:
-        """The next ``num_tokens`` tokens, left in the queue."""
-        out: list[int] = []
+    def hold(self, num_tokens: int) -> list[int]:
+        """The next ``num_tokens`` tokens, left in the queue; `put` does not drop them before
+        `consume` has taken them, or others are held instead."""
         with self._changed:
-            offset = self._offset
-            for tick in self._ticks:
-                out.extend(tick.token_ids[offset : offset + num_tokens - len(out)])
-                offset = 0
-                if len(out) == num_tokens:
-                    break
+            front = self._front(num_tokens)
+            self._held = len(front)
+        return front
+
+    def _front(self, num_tokens: int) -> list[int]:
+        out: list[int] = []
+        offset = self._offset
+        for tick in self._ticks:
+            out.extend(tick.token_ids[offset : offset + num_tokens - len(out)])
+            offset = 0
+            if len(out) == num_tokens:
+                break
         return out
 
     def consume(self, num_tokens: int) -> list[Tick]:
         """Take ``num_tokens`` tokens off; returns the ticks that are now wholly consumed."""
         finished = []
         with self._changed:
+            self._held = 0
             self.tokens -= num_tokens
             self._offset += num_tokens
             while self._ticks and self._offset >= self._ticks[0].num_tokens:
@@ -206,7 +224,7 @@ class TickQueue:
                 return
             self._closed = error
             left, self._ticks = list(self._ticks), deque()
-            self.rows = self.tokens = self._offset = 0
+            self.rows = self.tokens = self._offset = self._held = 0
             self._changed.notify_all()
         for tick in left:
             tick.finish(error)

@@ -126,7 +126,7 @@ class StepEngine:
         if isinstance(work, Question):
             return _Job(piece, work, self.questions.parts(work, piece.length))
         sequence = work.line.sequence
-        ids = self.ingestion.upcoming(work, piece.length)
+        ids = self.ingestion.take(work, piece.length)
         return _Job(piece, work, [Part(sequence, sequence.length, ids)])
 
     def _compute(self, jobs: list[_Job]) -> Iterable[tuple[_Job, Logits | BaseException]]:

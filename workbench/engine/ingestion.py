@@ -59,7 +59,7 @@ class Ingestion:
     ) -> None:
         backlog = self._backlog(work)
         if backlog and work.line in self.core.prefixes:
-            while upcoming := self.upcoming(work, min(LOOK, backlog)):
+            while upcoming := self.take(work, min(LOOK, backlog)):
                 match = self.core.prefixes.match(work.line, upcoming)
                 if match is None:
                     break
@@ -73,6 +73,8 @@ class Ingestion:
                 self._shared += len(taken)
                 self._advance(work, taken, replays)
                 backlog = self._backlog(work)
+            if isinstance(work, Ingest):
+                work.ticks.hold(0)
             if upcoming:
                 leader = leaders.setdefault(_key(work, background, upcoming[0]), work)
                 if leader is not work:
@@ -109,12 +111,15 @@ class Ingestion:
             return work.line.pending
         return min(work.ticks.tokens, self.windows.room(work))
 
-    def upcoming(self, work: Ingest | Rebuild, num_tokens: int) -> Sequence[int]:
-        """The next tokens a line has to read, at most ``num_tokens``."""
+    def take(self, work: Ingest | Rebuild, num_tokens: int) -> Sequence[int]:
+        """The next tokens a line has to read, at most ``num_tokens``.
+
+        They stay the next ones until they are committed, whatever is pushed meanwhile.
+        """
         if _replays(work):
             return work.line.upcoming(num_tokens)
         assert isinstance(work, Ingest)
-        return work.ticks.peek(num_tokens)
+        return work.ticks.hold(num_tokens)
 
     def commit(self, work: Ingest | Rebuild, ids: Sequence[int]) -> None:
         """A step has computed these tokens of a line."""
