@@ -193,6 +193,12 @@ class TickQueue:
             self._changed.notify_all()
         return finished
 
+    @property
+    def first_tokens(self) -> int:
+        """Tokens of the first tick, those of it that are consumed too; 0 if none is queued."""
+        with self._changed:
+            return self._ticks[0].num_tokens if self._ticks else 0
+
     def tokens_until(self, ticks: Collection[Tick]) -> int:
         """Tokens still queued up to the last of some ticks; 0 if none of them is."""
         total = until = 0

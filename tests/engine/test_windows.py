@@ -152,6 +152,25 @@ def test_many_rows_in_one_tick_are_cut_between_rows(still):
     assert len(lines) == session.window_rows and len(lines) % 6 != 0
 
 
+@pytest.mark.parametrize("sizes", [(6, 14), (9, 15, 2, 15), (1, 15, 15), (8, 8, 8, 13), (15, 1, 14)])
+def test_whatever_is_accepted_in_one_tick_is_read(still, sizes):
+    session = still.open("s", cells=400, overflow="rebuild", window=100)
+    assert session.ingest.capacity == 200
+    told = []
+    for size in sizes:  # rows of 13 tokens: 15 fit, and 7 stay when a window is rebuilt
+        rows = [f"{len(told) + n:04}:abcdefg" for n in range(size)]
+        told += rows
+        tick = session.push(rows)
+        run_until_idle(still)
+        assert tick.num_tokens == 13 * size and tick.done
+        answer = session.ask_start("which?", max_tokens=2)
+        run_until_idle(still)
+        assert_recomputes(still.decoder.model, answer, BOUND)
+        visible = visible_text(still, session).splitlines()
+        assert 0 < len(visible) and visible == told[-len(visible) :]
+    poison_free_cells(still)
+
+
 def test_two_windows_over_one_feed_are_rebuilt_once(make_engine):
     engine = make_engine(start=False, cells=4096, limits=StepLimits(tokens=48))
     sessions = [

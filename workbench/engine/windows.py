@@ -59,14 +59,20 @@ class Windows:
             slack = 0
         if window.retired or line.pending or self.room(session) > slack:
             return False
-        start = rows.first_of_last(window.keep - rows.head)
-        gained = start - rows.left - rows.head
+        gained = self._start(session, window) - rows.left - rows.head
         # A rebuild that frees little is worth its cost only if nothing can go on without it.
         return gained > 0 and (gained >= session.capacity // 8 or self.room(session) == 0)
 
+    def _start(self, session: Ingest, window: Window) -> int:
+        """Where the first row of the next window begins: it keeps what it was asked to, less
+        where the tick that is being read would not fit in beside that."""
+        room = session.capacity - window.rows.head
+        kept = min(window.keep - window.rows.head, room - session.ticks.first_tokens)
+        return window.rows.first_of_last(max(0, kept))
+
     def _begin(self, session: Ingest, window: Window) -> None:
         old, rows = session.line, window.rows
-        start = rows.first_of_last(window.keep - rows.head)
+        start = self._start(session, window)
         sequence = old.sequence.branch(rows.head)
         self.core.reclaim(session.capacity - rows.head)
         sequence.grow(session.capacity - rows.head)
