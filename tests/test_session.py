@@ -3,6 +3,7 @@
 import asyncio
 import datetime as dt
 import threading
+from pathlib import Path
 
 import pandas as pd
 import polars as pl
@@ -290,13 +291,41 @@ def test_a_stream_delivers_every_row_and_shows_progress(engine, capsys):
     assert repr(feed) == "Feed(12 of 12 rows, done)"
 
 
-def test_a_stream_ends_at_a_bad_row_and_says_so(engine):
+@pytest.mark.parametrize("every", [1, 3, 10])
+def test_a_stream_ends_at_a_bad_row_and_says_so(engine, every):
     session = engine.open("s", schema="ohlcv", cells=1500)
-    feed = session.stream([*BARS, {"o": 1.0}, *BARS], progress=False)
+    feed = session.stream([*BARS, {"o": 1.0}, *BARS], every=every, progress=False)
     with pytest.raises(RowError, match="after 4 rows of the stream: row 0: expected columns"):
         feed.wait(60)
     assert feed.rows_sent == 4 == session.rows
     assert "failed" in repr(feed)
+
+
+class Panic(BaseException):
+    """What polars' panics are to Python."""
+
+
+@pytest.mark.parametrize("error", [OSError("unplugged"), Panic("index out of bounds")])
+@pytest.mark.parametrize("every", [1, 3, 10])
+def test_a_stream_ends_with_its_source_and_keeps_what_came_before(engine, every, error):
+    def source():
+        yield from BARS
+        raise error
+
+    session = engine.open("s", schema="ohlcv", cells=1500)
+    feed = session.stream(source(), every=every, progress=False)
+    with pytest.raises(type(error), match=str(error)):
+        feed.wait(60)
+    assert feed.rows_sent == session.rows == 4
+
+
+def test_a_stream_that_does_not_fit_fills_the_session_to_the_last_row(engine):
+    session = engine.open("s", cells=100)
+    feed = session.stream([f"row {n:02}" for n in range(50)], every=9, progress=False)
+    with pytest.raises(CellsExhausted, match="of its 100 are left"):
+        feed.wait(60)
+    size = session.position // session.rows
+    assert feed.rows_sent == session.rows == 100 // size
 
 
 def test_a_stream_stops_when_told(engine):
@@ -308,9 +337,21 @@ def test_a_stream_stops_when_told(engine):
         session.stream(BARS, rate=0)
     with pytest.raises(RowError, match="'60x'"):
         session.stream(BARS, speed="fast")
-    with pytest.raises(RowError, match="at least one row"):
+    with pytest.raises(RowError, match="every=0: expected a whole number"):
         session.stream(BARS, every=0)
-    for single in (BARS[0], "a line of text"):
+    with pytest.raises(RowError, match="a whole number of rows per tick"):
+        session.stream(BARS, every=2.5)
+    with pytest.raises(RowError, match="expected one of them"):
+        session.stream(BARS, rate=2, speed="60x")
+    with pytest.raises(RowError, match=r"the path bars.csv; read it first"):
+        session.stream(Path("bars.csv"))
+
+    async def rows():
+        yield BARS[0]
+
+    with pytest.raises(RowError, match="async for row in rows"):
+        session.stream(rows())
+    for single in (BARS[0], "a line of text", 3):
         with pytest.raises(RowError, match=r"push\(row\) takes a single one"):
             session.stream(single)
 

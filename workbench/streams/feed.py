@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import contextvars
 import datetime as dt
+import operator
+import os
 import re
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import islice
 from typing import Any
 
-from workbench.errors import RowError
+from workbench.errors import CellsExhausted, RowError
 from workbench.streams.frames import frame_rows, is_frame
 from workbench.streams.render import TIME_NAMES
 from workbench.waiting import Completion
@@ -23,7 +25,7 @@ class Feed(Completion):
 
     Attributes:
         rows_sent, rows_total: how far it is; the total is None where the source does not know.
-        error: what ended it early, if anything did; every row before that one was queued.
+        error: what ended it early, if anything did; every row before the one at fault was queued.
     """
 
     def __init__(
@@ -38,23 +40,25 @@ class Feed(Completion):
         name: str = "stream",
     ) -> None:
         super().__init__()
-        if isinstance(source, (str, bytes, Mapping)):
-            msg = (
-                f"expected a frame or an iterable of rows as the stream's source, got a "
-                f"{type(source).__name__}; push(row) takes a single one"
-            )
+        _check_source(source)
+        try:
+            whole = operator.index(every)
+        except TypeError:
+            whole = 0
+        if whole < 1:
+            msg = f"every={every!r}: expected a whole number of rows per tick, at least one"
             raise RowError(msg)
-        if every < 1:
-            msg = f"every={every}: expected at least one row per tick"
+        if rate is not None and not (isinstance(rate, (int, float)) and rate > 0):
+            msg = f"rate={rate!r}: expected rows per second above 0, or None for as fast as it goes"
             raise RowError(msg)
-        if rate is not None and not rate > 0:
-            msg = f"rate={rate}: expected rows per second above 0, or None for as fast as it goes"
+        if rate is not None and speed is not None:
+            msg = f"rate={rate} and speed={speed!r}: expected one of them"
             raise RowError(msg)
         self.rows_sent = 0
         self.rows_total = _length(source)
         self._source = source
         self._send = send
-        self._rate, self._factor, self._every = rate, _factor(speed), every
+        self._rate, self._factor, self._every = rate, _factor(speed), whole
         self._halt = threading.Event()
         self._last: Completion | None = None
         self._bar = _bar(self.rows_total, name) if progress else None
@@ -86,37 +90,56 @@ class Feed(Completion):
             for rows, pause in self._paced():
                 if self._halt.wait(pause) if pause else self._halt.is_set():
                     break
-                self._last = self._send(rows)
-                self.rows_sent += len(rows)
-                if self._bar is not None:
-                    self._bar.update(len(rows))
+                self._queue(rows)
         except RowError as bad:
             sent = f"{self.rows_sent:,} row{'s' * (self.rows_sent != 1)}"
             error = RowError(f"after {sent} of the stream: {bad}")
             error.__cause__ = bad
-        except Exception as caught:
+        except BaseException as caught:  # polars' panics are no Exception, and waited for as well
             error = caught
         try:
             if self._last is not None:
                 self._last.join()  # what was queued is visible before it ends, well or not
-        except Exception as caught:
+        except BaseException as caught:
             error = error or caught
+        try:
+            if self._bar is not None:
+                if error is None:
+                    self._bar.total = self._bar.n  # one that was stopped is not shown as failed
+                self._bar.close()
+        finally:
+            self.finish(error)
+
+    def _queue(self, rows: list[Any]) -> None:
+        """Send a tick; where it is refused, those of its rows that come before the one at fault."""
+        try:
+            self._sent(self._send(rows), len(rows))
+        except (RowError, CellsExhausted):
+            if len(rows) == 1:
+                raise
+            for row in rows:
+                self._sent(self._send([row]), 1)
+
+    def _sent(self, tick: Completion, rows: int) -> None:
+        self._last = tick
+        self.rows_sent += rows
         if self._bar is not None:
-            if error is None:
-                self._bar.total = self._bar.n  # one that was stopped is not shown as failed
-            self._bar.close()
-        self.finish(error)
+            self._bar.update(rows)
 
     def _paced(self) -> Iterator[tuple[list[Any], float]]:
         """Ticks of rows, each with the seconds to wait before it."""
-        rows = iter(_rows(self._source))
         before: dt.datetime | None = None
-        while tick := list(islice(rows, self._every)):
+        for tick in _ticks(_rows(self._source), self._every):
             pause = 0.0
             if self._rate is not None:
                 pause = len(tick) / self._rate
             elif self._factor is not None:
-                now = _time_of(tick[-1])
+                try:
+                    now = _time_of(tick[-1])
+                except RowError:
+                    if tick[:-1]:
+                        yield tick[:-1], 0.0
+                    raise
                 if before is not None:
                     pause = max(0.0, (now - before).total_seconds() / self._factor)
                 before = now
@@ -128,6 +151,38 @@ class Feed(Completion):
             state = f"failed: {self.error}" if self.error else "done"
         total = "?" if self.rows_total is None else f"{self.rows_total:,}"
         return f"Feed({self.rows_sent:,} of {total} rows, {state})"
+
+
+def _check_source(source: Any) -> None:
+    if is_frame(source):
+        return
+    kind = type(source).__name__
+    expected = "expected a frame or an iterable of rows as the stream's source, got"
+    if isinstance(source, os.PathLike):
+        raise RowError(f"{expected} the path {source}; read it first: polars.scan_csv(path)")
+    if hasattr(source, "__aiter__"):
+        msg = f"{expected} the async {kind}; push its rows: async for row in rows: s.push(row)"
+        raise RowError(msg)
+    single = isinstance(source, (str, bytes, Mapping))
+    if single or not (hasattr(source, "__iter__") or hasattr(source, "__getitem__")):
+        raise RowError(f"{expected} a {kind}; push(row) takes a single one")
+
+
+def _ticks(rows: Iterable[Any], every: int) -> Iterator[list[Any]]:
+    """So many rows at a time; those that came before an error of the source come before it here."""
+    left = iter(rows)
+    while True:
+        tick: list[Any] = []
+        try:
+            for row in islice(left, every):
+                tick.append(row)
+        except BaseException:
+            if tick:
+                yield tick
+            raise
+        if not tick:
+            return
+        yield tick
 
 
 def _rows(source: Any) -> Iterable[Any]:
