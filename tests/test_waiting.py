@@ -17,6 +17,14 @@ def test_an_end_comes_once_and_callbacks_run_once():
     assert seen == ["before", "after"] and done.error is None
 
 
+def test_a_callback_that_fails_keeps_nobody_else_from_hearing_of_it(capsys):
+    seen, done = [], Completion()
+    done.when_done(lambda: seen[3])
+    done.when_done(lambda: seen.append(1))
+    assert done.finish() and seen == [1]
+    assert "IndexError" in capsys.readouterr().err
+
+
 def test_one_that_was_reopened_is_waited_for_again():
     done = Completion()
     done.finish(ValueError("no"))

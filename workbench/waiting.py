@@ -9,6 +9,8 @@ from collections.abc import Callable, Generator
 from concurrent.futures import ThreadPoolExecutor, wait
 from typing import Any, TypeVar
 
+from workbench.errors import warn
+
 T = TypeVar("T")
 
 WATCH_S = 0.2  # seconds between two looks at what runs aside
@@ -70,7 +72,10 @@ class Completion:
             finished.set()
             callbacks, self._callbacks = self._callbacks, None
         for callback in callbacks or ():
-            callback()
+            try:
+                callback()
+            except Exception as error:  # of the engine thread, or whoever ends it: not theirs
+                warn(f"a callback of something that ended raised {error!r}")
         return True
 
     def reopen(self) -> None:

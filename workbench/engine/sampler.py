@@ -44,7 +44,8 @@ class Sampling:
         expect(all(isinstance(s, str) and s for s in self.stop), "stop", "non-empty texts")
         expect(0 <= self.temperature < math.inf, "temperature", "a number of at least 0")
         expect(0 < self.top_p <= 1, "top_p", "a number in (0, 1]")
-        expect(self.seed is None or isinstance(self.seed, int), "seed", "a whole number or None")
+        seeds = self.seed is None or (isinstance(self.seed, int) and -(2**63) <= self.seed < 2**64)
+        expect(seeds, "seed", "a whole number of at most 64 bits, or None")
 
 
 class Sampler:
