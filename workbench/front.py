@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import functools
+import operator
 import os
 import threading
 import weakref
@@ -174,6 +176,7 @@ class Engine(StatelessEngine):
         """
         spec, columns = self._spec(name, prompt, schema, cells, overflow, window, evictable,
                                    on_full, max_pending)  # fmt: skip
+        _check_wait(wait)
         if wait is False:
             return self._opened(self.call(lambda: self.admission.open(spec)), prompt, columns)
         if self._thread is threading.current_thread():
@@ -185,31 +188,43 @@ class Engine(StatelessEngine):
             opening.join(None if wait is True else wait)
         except TimeoutError:
             self._leave_line(opening)
-            msg = (
-                f"session {name!r} waited {wait} s for {spec.budget:,} cells, of which "
-                f"{self.call(self.admission.room):,} can be promised now; close a session, or wait "
-                "longer"
-            )
-            raise TimeoutError(msg) from None
+            raise self._no_cells(spec, wait) from None
         except BaseException:
             self._leave_line(opening)
             raise
         assert opening.session is not None
         return self._opened(opening.session, prompt, columns)
 
-    async def open_async(self, name: str, **options: Any) -> Session:
-        """`open` for a coroutine, waiting in line for the cells; cancelling it leaves the line."""
-        options.pop("wait", None)
+    async def open_async(
+        self, name: str, *, wait: bool | float = True, **options: Any
+    ) -> Session:
+        """`open` for a coroutine, which waits in line for the cells unless it is told otherwise.
+
+        Cancelling it leaves the line.
+        """
+        _check_wait(wait)
+        if wait is False:
+            return self.open(name, **options)
         spec, columns = self._spec(name, **options)
         opening = self.call(lambda: self.admission.queue(spec))
         self.wake()
         try:
-            await opening
+            await asyncio.wait_for(opening.join_async(), None if wait is True else wait)
+        except TimeoutError:
+            self._leave_line(opening)
+            raise self._no_cells(spec, wait) from None
         except BaseException:
             self._leave_line(opening)
             raise
         assert opening.session is not None
         return self._opened(opening.session, options.get("prompt"), columns)
+
+    def _no_cells(self, spec: SessionSpec, wait: float) -> TimeoutError:
+        return TimeoutError(
+            f"session {spec.name!r} waited {wait} s for {spec.budget:,} cells, of which "
+            f"{self.call(self.admission.room):,} can be promised now; close a session, or wait "
+            "longer"
+        )
 
     def _leave_line(self, opening: Opening) -> None:
         if not self.closed:
@@ -240,6 +255,11 @@ class Engine(StatelessEngine):
         if on_full not in ("block", "raise", "drop_oldest"):
             msg = f"on_full={on_full!r}: expected 'block', 'raise' or 'drop_oldest'"
             raise WorkbenchError(msg)
+        whole = {"cells": cells, "window": window, "max_pending": max_pending}
+        for option, value in whole.items():
+            if value is not None and not _is_whole(value):
+                msg = f"{option}={value!r}: expected a whole number"
+                raise WorkbenchError(msg)
         if max_pending < 1:
             msg = f"max_pending={max_pending}: expected at least 1 row"
             raise WorkbenchError(msg)
@@ -386,6 +406,11 @@ class Engine(StatelessEngine):
             del self._sessions[session.name]
         self._push_locks.pop(session.ingest, None)
 
+    def end_all(self, error: BaseException) -> None:
+        """Tell every caller that it is over, whoever waits for a flash query too."""
+        super().end_all(error)
+        self.board.forget_all()
+
     def close(self, reason: str = "the engine was closed; open a new one with wb.Engine()") -> None:
         """Close every session and stop the engine thread."""
         super().close(reason)
@@ -422,6 +447,20 @@ def _eos_ids(model: Any, tokenizer: Any) -> list[int]:
         value = getattr(owner, "eos_token_id", None)
         ids.update([value] if isinstance(value, int) else value or ())
     return sorted(ids)
+
+
+def _is_whole(value: Any) -> bool:
+    try:
+        operator.index(value)
+    except TypeError:
+        return False
+    return True
+
+
+def _check_wait(wait: Any) -> None:
+    if not isinstance(wait, (bool, int, float)) or wait < 0:
+        msg = f"wait={wait!r}: expected True, False or a number of seconds"
+        raise WorkbenchError(msg)
 
 
 def _pool_size(cells: int | None, bytes_per_cell: int, device: str) -> int:

@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 import workbench as wb
-from workbench.errors import CellsExhausted, EngineClosed, SessionExists
+from workbench.errors import CellsExhausted, EngineClosed, SessionExists, WorkbenchError
 from workbench.events import Evicted, Returned
 from workbench.scheduler.scheduler import StepLimits
 from workbench.testing import (
@@ -92,6 +92,17 @@ def test_open_waits_in_the_callers_thread_with_a_time_limit(make_engine):
     threading.Timer(0.1, first.close).start()
     second = engine.open("second", prompt="hello", cells=500, wait=60)
     assert second.ask("what?", max_tokens=2, timeout=60).error is None
+
+    async def too_late():
+        with pytest.raises(TimeoutError, match="waited 0.05 s for 900 cells"):
+            await engine.open_async("third", cells=900, wait=0.05)
+        with pytest.raises(CellsExhausted, match="needs 900 cells"):
+            await engine.open_async("third", cells=900, wait=False)
+        with pytest.raises(WorkbenchError, match="expected True, False or a number"):
+            await engine.open_async("third", cells=900, wait=-1)
+
+    asyncio.run(too_late())
+    assert engine.call(lambda: engine.admission.openings) == []
 
     async def third():
         closing = threading.Thread(target=second.close)

@@ -300,6 +300,19 @@ def test_a_question_past_the_models_positions_is_refused(make_engine):
     assert fits.result().error is None
 
 
+def test_a_question_that_rows_have_overtaken_is_refused_when_it_would_begin(make_engine):
+    engine = make_engine(model=tiny_model(max_position_embeddings=128), start=False, watermark=500)
+    session = engine.open("s", cells=128)
+    session.push("x" * 100)
+    answer = session.ask_start("question?", max_tokens=30)  # its session is at position 0 yet
+    fits = session.ask_start("q?", max_tokens=5)
+    run_until_idle(engine)
+    with pytest.raises(QuestionError, match="the model has 128 positions"):
+        answer.result()
+    assert fits.result().error is None
+    assert engine.core.scratch == 0
+
+
 def test_more_questions_than_scratch_cells_all_complete(still):
     session = still.open("s", cells=100)
     session.push("data")
@@ -313,6 +326,10 @@ def test_more_questions_than_scratch_cells_all_complete(still):
     ({"name": "has space"}, "without spaces"),
     ({"name": "s", "on_full": "explode"}, "expected 'block', 'raise' or 'drop_oldest'"),
     ({"name": "s", "max_pending": 0}, "at least 1 row"),
+    ({"name": "s", "max_pending": 2.5}, "max_pending=2.5: expected a whole number"),
+    ({"name": "s", "cells": 1e2}, "cells=100.0: expected a whole number"),
+    ({"name": "s", "overflow": "rebuild", "window": 9.0}, "window=9.0: expected a whole number"),
+    ({"name": "s", "wait": "soon"}, "expected True, False or a number of seconds"),
     ({"name": "s", "cells": 1, "prompt": "x"}, "prompt takes"),
 ])  # fmt: skip
 def test_bad_options_open_nothing(still, options, error):

@@ -155,8 +155,27 @@ def test_closing_the_session_ends_its_queries(still):
     run_until_idle(still)
     assert query.removed and still.pool.num_free == still.pool.num_cells
     query.remove()
-    with pytest.raises(SessionClosed, match="was removed"):
+    with pytest.raises(SessionClosed, match="its session is closed"):
         query.wait(1)
+
+
+def test_nobody_waits_for_a_query_of_an_engine_that_is_closed(make_engine):
+    engine = make_engine()
+    query = engine.open("s", cells=400).flash("up?", choices=["up", "down"])
+    ended = []
+
+    def wait():
+        with pytest.raises(SessionClosed, match="its session is closed") as error:
+            query.wait(60)
+        ended.append(error)
+
+    thread = threading.Thread(target=wait)
+    thread.start()
+    engine.close()
+    thread.join(30)
+    assert len(ended) == 1 and query.removed
+    with pytest.raises(SessionClosed):
+        query.wait(60)
 
 
 def test_waiting_for_an_answer(make_engine):

@@ -219,7 +219,11 @@ class Admission:
         self.core.works[session.work] = self.core.sessions[session.work] = session
         self.core.scheduler.add(session.work, Kind.INGEST)
         if has_room:
-            self._move_in(session)
+            try:
+                self._move_in(session)
+            except BaseException:
+                self.close(session)
+                raise
         self.core.warmer.want(self.promised(), self.core.watermark)
         return session
 

@@ -71,13 +71,21 @@ class Questions:
                 f"have {watermark:,}; shorten it, lower max_tokens, or open the engine with a "
                 "larger watermark"
             )
-        if position + question.cells > self.core.decoder.max_positions:
-            return QuestionError(
-                f"the question ends {question.cells:,} tokens past position {position:,}, the "
-                f"model has {self.core.decoder.max_positions:,} positions; shorten it or lower "
-                "max_tokens"
-            )
+        try:
+            self._check_positions(question, position)
+        except QuestionError as error:
+            return error
         return None
+
+    def _check_positions(self, question: Question, position: int) -> None:
+        """Refuse a question that goes on past the model's positions if it begins there."""
+        most = self.core.decoder.max_positions
+        if position + question.cells > most:
+            msg = (
+                f"the question ends {question.cells:,} tokens past position {position:,}, the "
+                f"model has {most:,} positions; shorten it or lower max_tokens"
+            )
+            raise QuestionError(msg)
 
     def _position(self, question: Question, session: Ingest) -> int:
         """Where its branch will begin, as far as one can tell before it does."""
@@ -142,7 +150,7 @@ class Questions:
 
         Returns:
             Whether the plan no longer fits: another line has computed part of a stateless prompt,
-            or the moment that was asked for is not there.
+            or the moment that was asked for is not there, or too near the model's last position.
         """
         own = len(question.ids) + (0 if question.choices else question.sampling.max_tokens - 1)
         shared = 0
@@ -152,6 +160,7 @@ class Questions:
         else:
             try:
                 mark = question.session.as_of(question.at)
+                self._check_positions(question, mark.position)  # it may have grown meanwhile
             except QuestionError as error:
                 self.fail(question, error)
                 return True

@@ -63,6 +63,11 @@ class FlashBoard:
             self._drops.pop(query, None)
             query.notify()
 
+    def forget_all(self) -> None:
+        """The engine was closed: so are all queries."""
+        for session in list(self._queries):
+            self.forget_session(session)
+
     def of(self, session: Ingest) -> list[FlashQuery]:
         """The queries registered on a session, in order."""
         return list(self._queries.get(session, []))

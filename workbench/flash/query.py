@@ -154,7 +154,8 @@ class FlashQuery:
         target = max(1, self.session.now.version)
 
         def ready() -> bool:
-            return self.version >= target or self.removed or self.error is not None
+            gone = self.removed or self.session.closed
+            return self.version >= target or gone or self.error is not None
 
         with self._changed:
             if not self._changed.wait_for(ready, timeout):
@@ -164,7 +165,8 @@ class FlashQuery:
             return self.answer
         if self.error is not None:
             raise self.error
-        msg = f"flash query {self.name!r} was removed"
+        end = "its session is closed" if self.session.closed else "it was removed"
+        msg = f"flash query {self.name!r} will have no newer answer: {end}"
         raise SessionClosed(msg)
 
     def notify(self) -> None:
