@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import asyncio
 import contextlib
+import sys
 import time
 from collections.abc import Generator
 from typing import Any, Generic, Protocol, TypeVar
@@ -35,10 +36,11 @@ class Turn(Generic[T]):
     """The outcome of one ``%stateful``: ``await`` it, or call ``result()``; both give the value.
 
     At the top level of a cell the extension writes the ``await`` itself, so ``x = %stateful ...``
-    assigns the value. Inside a ``def`` it does not, nor in the cell that loads the extension: there
-    ``x`` is the turn, which waits for the value and hands its attributes on.
-    An interrupt cancels a question or a back-test; what has arrived stays, on screen and in the
-    value.
+    assigns the value; in a cell under ``%%time`` or ``%%capture``, where nothing can be awaited, it
+    calls ``result()``. Inside a ``def`` it does neither, nor in the cell that loads the extension:
+    there ``x`` is the turn, which waits for the value and hands its attributes on.
+    An interrupt cancels a question or a back-test, and so does cancelling the task that awaits it;
+    what has arrived stays, on screen and in the value.
 
     Args:
         value: what it gives: an `Answer`, a `Backtest` or a `Tick` is waited for first; a `Feed`
@@ -76,9 +78,9 @@ class Turn(Generic[T]):
                 with contextlib.suppress(TimeoutError, WorkbenchError):
                     self._pending.join(left)
                 self._draw()
-        except KeyboardInterrupt:
+        except KeyboardInterrupt as interrupt:
             self._stop()
-            raise _interrupt() from None
+            raise _in_a_line(interrupt) from None
         return self._end()
 
     def __await__(self) -> Generator[Any, None, T]:
@@ -90,9 +92,10 @@ class Turn(Generic[T]):
             while not self.done:
                 await asyncio.sleep(POLL_S)
                 self._draw()
-        except asyncio.CancelledError:  # so an interrupt reaches a cell that awaits
+        except asyncio.CancelledError as cancelled:  # an interrupt reaches a cell that awaits so
             self._stop()
-            raise _interrupt() from None
+            _in_a_line(cancelled)
+            raise
         return self._end()
 
     @property
@@ -149,10 +152,9 @@ class Turn(Generic[T]):
         return f"Turn({self.value!r}; await it or call result())"
 
 
-def _interrupt() -> KeyboardInterrupt:
+def _in_a_line(stopped: BaseException) -> BaseException:
     """One line in a notebook: where a question was waiting is nobody's concern."""
-    stopped = KeyboardInterrupt()
-    line = "KeyboardInterrupt: stopped, what has arrived stays"
+    line = f"{type(stopped).__name__}: stopped, what has arrived stays"
     stopped._render_traceback_ = lambda *_: [line]  # type: ignore[attr-defined]
     return stopped
 
@@ -161,7 +163,8 @@ def add_await(lines: list[str]) -> list[str]:
     """Input transformer: ``await`` before every ``%stateful`` at the top level of a cell.
 
     It reads the syntax tree, so a magic inside a ``def`` (where ``await`` would be an error) and
-    the same words inside a string are left alone.
+    the same words inside a string are left alone. Code that another magic runs, such as
+    ``%%time`` or ``%%capture``, cannot await: there ``.result()`` is written behind.
     """
     source = "".join(lines)
     if "magic('stateful'" not in source:
@@ -172,18 +175,30 @@ def add_await(lines: list[str]) -> list[str]:
         return lines
     calls = _Calls()
     calls.visit(tree)
+    words = b".result()" if _inside_a_cell() else b"await "
     out = source.splitlines(keepends=True)
-    for row, column in sorted(calls.spots, reverse=True):
+    for begin, end in sorted(calls.spots, reverse=True):
+        row, column = end if words == b".result()" else begin
         line = out[row].encode()  # the tree counts columns in bytes
-        out[row] = (line[:column] + b"await " + line[column:]).decode()
+        out[row] = (line[:column] + words + line[column:]).decode()
     return out
+
+
+def _inside_a_cell() -> bool:
+    """Whether a cell runs, of which this is a part: then IPython's ``run_code`` has called us."""
+    frame = sys._getframe()
+    while (above := frame.f_back) is not None:
+        frame = above
+        if frame.f_code.co_name == "run_code" and "interactiveshell" in frame.f_code.co_filename:
+            return True
+    return False
 
 
 class _Calls(ast.NodeVisitor):
     """Where ``run_line_magic('stateful', ...)`` is called and may be awaited."""
 
     def __init__(self) -> None:
-        self.spots: list[tuple[int, int]] = []
+        self.spots: list[tuple[tuple[int, int], tuple[int, int]]] = []
 
     def _leave(self, node: ast.AST) -> None:
         """Inside these, ``await`` is wrong, or there already."""
@@ -198,5 +213,7 @@ class _Calls(ast.NodeVisitor):
             and node.args
             and getattr(node.args[0], "value", None) == "stateful"
         ):
-            self.spots.append((node.lineno - 1, node.col_offset))
+            assert node.end_lineno is not None and node.end_col_offset is not None
+            begin = node.lineno - 1, node.col_offset
+            self.spots.append((begin, (node.end_lineno - 1, node.end_col_offset)))
         self.generic_visit(node)
