@@ -259,9 +259,11 @@ function createForm(model) {
   element.append(session, question, choices, submit, error);
 
   let waiting = ""; // the token of what was sent and is not yet answered
+  let sent = [];
   function send() {
     if (waiting) return;
     waiting = `${Date.now()}-${Math.random()}`;
+    sent = [question.value, choices.value];
     submit.disabled = true;
     setText(error, "");
     model.send({
@@ -292,9 +294,13 @@ function createForm(model) {
       setText(error, state.added.error);
       setAttribute(error, "title", state.added.error);
       if (!state.added.error) {
-        question.value = "";
-        choices.value = "";
-        question.focus({ preventScroll: true });
+        // What was typed meanwhile stays, and so does the focus where it has gone meanwhile.
+        if (question.value === sent[0]) question.value = "";
+        if (choices.value === sent[1]) choices.value = "";
+        const at = document.activeElement;
+        if (!at || at === document.body || element.contains(at)) {
+          question.focus({ preventScroll: true });
+        }
       }
     }
     const off = over || state.sessions.length === 0;
