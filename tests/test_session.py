@@ -404,6 +404,8 @@ def test_two_models_need_not_agree_on_anything():
         a, b = one.open("s", cells=100), two.open("s", cells=100)
         a.push("x").wait(30), b.push("y").wait(30)
         assert wb.current_engine() is two
+        two.close()
+        assert wb.current_engine() is one
 
 
 def test_a_stopped_stream_is_not_shown_as_failed(engine, monkeypatch):

@@ -44,7 +44,7 @@ DEFAULT_BUDGET = 16_384
 MEMORY_SHARE = 0.5  # of what is available, for the pool, where `cells` is not given
 GPU_SHARE = 0.9  # of a GPU's memory that is free after the weights, likewise
 
-_current: weakref.ref[Engine] | None = None
+_engines: list[weakref.ref[Engine]] = []  # of this process, in the order they were opened
 
 
 class Engine(StatelessEngine):
@@ -95,10 +95,11 @@ class Engine(StatelessEngine):
         progress: bool = True,
         start: bool = True,
     ) -> None:
-        global _current
         if threads is not None:
             torch.set_num_threads(threads)
         source = weights_path() if model is None else model
+        # What it was opened with: a folder, whole, or an id; None for what was not loaded.
+        self.source = _source(model)
 
         def start_up(stages: Stages) -> tuple[Decoder, Any, StepLimits, CostModel | None]:
             decoder, tokenizer = load(source, dtype, device, stages.at)
@@ -132,7 +133,8 @@ class Engine(StatelessEngine):
         self.board = FlashBoard(self)
         self._metrics = Metrics()
         self.events.subscribe(self._metrics.take)
-        _current = weakref.ref(self)
+        _engines[:] = [ref for ref in _engines if ref() is not None]
+        _engines.append(weakref.ref(self))
 
     def open(
         self,
@@ -435,9 +437,12 @@ class Engine(StatelessEngine):
 
 
 def current_engine() -> Engine | None:
-    """The engine opened last in this process, if it is still open."""
-    engine = _current() if _current is not None else None
-    return engine if engine is not None and not engine.closed else None
+    """The newest engine of this process that is still open."""
+    for ref in reversed(_engines):
+        engine = ref()
+        if engine is not None and not engine.closed:
+            return engine
+    return None
 
 
 def _eos_ids(model: Any, tokenizer: Any) -> list[int]:
@@ -447,6 +452,12 @@ def _eos_ids(model: Any, tokenizer: Any) -> list[int]:
         value = getattr(owner, "eos_token_id", None)
         ids.update([value] if isinstance(value, int) else value or ())
     return sorted(ids)
+
+
+def _source(model: str | Path | tuple[Any, Any] | None) -> str | None:
+    if not isinstance(model, (str, Path)):
+        return None
+    return str(Path(model).resolve() if Path(model).is_dir() else model)
 
 
 def _is_whole(value: Any) -> bool:

@@ -23,7 +23,9 @@ SCENE = Scene(
         ("%stateful ask bt", ["btc"]),
         ("x = %stateful ask bt", ["btc"]),
         ("%stateful ask btc Up? --ch", ["--choices"]),
-        ("%stateful open btc --schema ", ["ohlcv", "rows"]),
+        ("%stateful open btc --schema ", [
+            "ohlcv", "iot", "vitals", "event", "spatial", "rows",
+        ]),
         ("%stateful open btc --schema=oh", ["--schema=ohlcv"]),
         ("%stateful open btc --on-full dr", ["drop_oldest"]),
         ("%stateful open btc --overflow re", ["rebuild"]),

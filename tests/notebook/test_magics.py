@@ -64,7 +64,7 @@ def test_open_uses_the_engine_that_is_open(ip, engine):
     assert (s.prompt, s.schema.name, s.budget) == ("You watch.", "ohlcv", 512)
 
 
-def test_open_opens_an_engine_where_none_is_open(ip, tmp_path):
+def test_open_opens_an_engine_where_none_is_open(ip, tmp_path, monkeypatch):
     assert wb.current_engine() is None
     model, tokenizer = tiny_model()
     model.save_pretrained(tmp_path / "m")
@@ -72,8 +72,11 @@ def test_open_opens_an_engine_where_none_is_open(ip, tmp_path):
     s = ip.run(f"%stateful open btc --model {tmp_path / 'm'}")
     try:
         assert wb.current_engine() is s.engine
-        with pytest.raises(OptionsError, match=r"--model asks for 'other'; close it with"):
-            ip.run("%stateful open eth --model other")
+        for other in ("other", "m"):  # a name is no folder
+            with pytest.raises(OptionsError, match=rf"--model asks for '{other}'; close it with"):
+                ip.run(f"%stateful open eth --model {other}")
+        monkeypatch.chdir(tmp_path)
+        assert ip.run("%stateful open eth --model ./m").engine is s.engine
     finally:
         s.engine.close()
         magics._held.clear()
@@ -476,6 +479,12 @@ def test_a_closed_session_is_not_found(opened, engine):
     engine.session("btc").close()
     with pytest.raises(SessionNotFound, match="no session 'btc' is open"):
         opened.run("%stateful ask Is it up?")
+    eth = opened.run("%stateful open eth --cells 200")
+    for line in ("ask btc Is it up?", "flash btc Up?", "backtest btc Up?"):
+        with pytest.raises(OptionsError, match="session 'btc' is closed; open it again"):
+            opened.run(f"%stateful {line}")  # eth is not asked in its place
+    asked = opened.run("%stateful ask eth btc went up? --max-tokens 1")
+    assert asked.question == "btc went up?" and eth.flash_queries == []
 
 
 def test_with_no_engine_the_help_is_to_open_one(ip):
@@ -490,6 +499,12 @@ def test_with_no_engine_the_help_is_to_open_one(ip):
         ("%stateful ask btc Up?\n", "%stateful ask btc Up? --\n"),
         ("  x = %stateful flash Up?  ", "  x = %stateful flash Up? --  "),
         ("%stateful backtest btc Up?", "%stateful backtest btc Up? --"),
+        ("a['btc'] = %stateful ask btc Up?", "a['btc'] = %stateful ask btc Up? --"),
+        ("x: Answer = %stateful ask Up?", "x: Answer = %stateful ask Up? --"),
+        ("first, *rest = %stateful flash Up?", "first, *rest = %stateful flash Up? --"),
+        ("%time %stateful ask btc Up?", "%time %stateful ask btc Up? --"),
+        ("%timeit -n1 -r 1 %stateful ask Up?", "%timeit -n1 -r 1 %stateful ask Up? --"),
+        ("# x = %stateful ask Up?", "# x = %stateful ask Up?"),
         ("%stateful?", "%stateful?"),
         ("%stateful open?", "%stateful open?"),
         ("x?", "x?"),

@@ -182,7 +182,7 @@ def test_options_are_expanded_too():
         ("open a --cells 0", "at least 1, got '0'"),
         ("open a --cells", "--cells: expected a value after it"),
         ("open a --cells 1 --cells 2", "expected it once, got it twice"),
-        ("open a --schema bars", "--schema: expected ohlcv, rows, got 'bars'"),
+        ("open a --schema bars", "--schema: expected ohlcv, iot, .*, spatial, rows, got 'bars'"),
         ("open a --on-full drop", "expected block, raise, drop_oldest, got 'drop'"),
         ('open a --prompt "no end', "put quotes around one with spaces"),
         ("list all", "expected nothing after it, got 'all'"),

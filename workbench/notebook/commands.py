@@ -9,6 +9,7 @@ from typing import Any
 
 from workbench.errors import OptionsError, QuestionError
 from workbench.moment import Moment
+from workbench.streams.render import SCHEMA_NAMES
 
 Read = Callable[[str, str], Any]
 
@@ -145,7 +146,6 @@ def _some(where: str, text: str) -> str:
     return text
 
 
-SCHEMAS = ("ohlcv", "rows")
 OVERFLOWS = ("error", "rebuild", "evict")
 ON_FULL = ("block", "raise", "drop_oldest")
 
@@ -190,8 +190,8 @@ COMMANDS: dict[str, Command] = {
         "NAME", "Open a session, and an engine if none is open.",
         (
             Option("--prompt", "prompt", "TEXT", "what the model reads before any row"),
-            Option("--schema", "schema", "NAME", "how rows read: ohlcv, or rows of any columns",
-                   one_of(*SCHEMAS), values=SCHEMAS),
+            Option("--schema", "schema", "NAME", "how rows read; rows takes any columns",
+                   one_of(*SCHEMA_NAMES), values=SCHEMA_NAMES),
             Option("--cells", "cells", "N", "its budget in tokens", whole(1)),
             Option("--model", "model", "ID", "a Hugging Face id or folder, for a new engine",
                    is_keyword=False),

@@ -6,6 +6,7 @@ import re
 import sys
 import weakref
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 from IPython.core.magic import (
@@ -40,12 +41,15 @@ from workbench.session import Session
 from workbench.streams.feed import Feed
 from workbench.streams.frames import is_frame, to_rows
 
-# The engine that `%stateful open` opened: `current_engine` knows it only while somebody holds it,
+# The engines that `%stateful open` opened: `current_engine` knows one only while somebody holds it,
 # and `%reload_ext` must not let it go.
 _held: list[Engine] = []
 
 
-_ASKS = re.compile(r"^(\s*(?:[\w.,\s]+=\s*)?%stateful\s+(?:ask|flash|backtest)\s.*\?)(?=\s*$)")
+_TIMED = r"(?:%(?:time|timeit|prun)\s+(?:-\S+\s+(?:\d+\s+)?)*)?"
+_ASKS = re.compile(
+    rf"^((?:[^%#\n]*=)?\s*{_TIMED}%stateful\s+(?:ask|flash|backtest)\s.*\?)(?=\s*$)"
+)
 
 
 @magics_class
@@ -58,6 +62,7 @@ class StatefulMagics(Magics):
         self._shell = shell
         self._feeds: weakref.WeakKeyDictionary[Feed, Session] = weakref.WeakKeyDictionary()
         self.last: str | None = None
+        self._seen: set[str] = set()  # names of sessions that have been open
 
     @no_var_expand
     @needs_local_scope
@@ -116,7 +121,9 @@ class StatefulMagics(Magics):
         if cell is not None:
             options = parse_cell(line, cell, names)
         else:
-            options = parse_line(line, engine.sessions if engine is not None else (), names)
+            sessions = engine.sessions if engine is not None else {}
+            self._seen.update(sessions)
+            options = parse_line(line, sessions, names, self._seen.difference(sessions))
         return self._call(options, engine, names)
 
     def _call(
@@ -180,8 +187,8 @@ class StatefulMagics(Magics):
         assert options.session is not None
         if engine is None:
             engine = Engine(options.model)
-            _held[:] = [engine]
-        elif options.model is not None and options.model != engine.model_name:
+            _held[:] = [*(held for held in _held if not held.closed), engine]
+        elif options.model is not None and not _runs(engine, options.model):
             msg = (
                 f"an engine with model {engine.model_name!r} is open, and --model asks for "
                 f"{options.model!r}; close it with wb.current_engine().close(), or open a second "
@@ -198,6 +205,7 @@ class StatefulMagics(Magics):
             )
             raise CellsExhausted(msg) from None
         self.last = options.session
+        self._seen.add(session.name)
         return session
 
     def _session(self, options: StatefulOptions, engine: Engine | None) -> Session:
@@ -321,6 +329,15 @@ def keep_question_mark(lines: list[str]) -> list[str]:
     if lines and lines[0].startswith("%%"):
         return lines
     return [_ASKS.sub(r"\1 --", line) for line in lines]
+
+
+def _runs(engine: Engine, model: str) -> bool:
+    """Whether an engine was opened with just this model: the same id, or the same folder."""
+    if engine.source is None:
+        return model == engine.model_name
+    if Path(model).is_dir() and Path(engine.source).is_dir():
+        return Path(model).samefile(engine.source)
+    return model == str(engine.source)
 
 
 def _open_engine(engine: Engine | None) -> Engine:

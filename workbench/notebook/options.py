@@ -107,7 +107,10 @@ def expand(text: str, names: Mapping[str, Any]) -> str:
 
 
 def parse_line(
-    line: str, sessions: Collection[str] = (), names: Mapping[str, Any] | None = None
+    line: str,
+    sessions: Collection[str] = (),
+    names: Mapping[str, Any] | None = None,
+    closed: Collection[str] = (),
 ) -> StatefulOptions:
     """The options of ``%stateful LINE``.
 
@@ -115,6 +118,7 @@ def parse_line(
         line: what stands after ``%stateful``.
         sessions: names of the open sessions: a question's first word may be one of them.
         names: variables for ``{name}`` in questions and in options' values.
+        closed: names of sessions that were open: none may begin a question.
 
     Raises:
         OptionsError: it cannot be understood; the message says what was expected.
@@ -149,7 +153,7 @@ def parse_line(
         case "flash" if changes := [name for name in _CHANGES if name in chosen]:
             return _change(where, changes[0], words, chosen)
         case "ask" | "flash" | "backtest":
-            return _question(command, words, given, sessions)
+            return _question(command, words, given, sessions, closed)
         case "flashes" if words:
             return StatefulOptions(command, _one(where, words, "one NAME or nothing"))
         case "help" if words:
@@ -256,11 +260,25 @@ def _change(where: str, name: str, words: list[str], chosen: dict[str, Any]) -> 
 
 
 def _question(
-    command: str, words: list[str], given: dict[str, Any], sessions: Collection[str]
+    command: str,
+    words: list[str],
+    given: dict[str, Any],
+    sessions: Collection[str],
+    closed: Collection[str],
 ) -> StatefulOptions:
     session = None
     if words and words[0] in sessions:
         session, words = words[0], words[1:]
+    elif words and words[0] in closed:
+        # Another session must not answer in its place.
+        msg = f"session {words[0]!r} is closed; open it again with %stateful open {words[0]}"
+        if sessions:
+            other = next(iter(sessions))
+            msg += (
+                f". If the word belongs to the question, name the session: %stateful {command} "
+                f"{other} {words[0]} ..."
+            )
+        raise OptionsError(msg)
     elif words and (near := difflib.get_close_matches(words[0], sessions, n=1, cutoff=0.66)):
         # A mistyped name must not end up inside the question, where nobody would notice it.
         msg = (

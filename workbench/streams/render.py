@@ -175,11 +175,13 @@ _SCHEMAS: dict[str | None, type[Schema]] = {
     **{schema.name: schema for schema in (Bars, Sensors, Vitals, Events, Moving, Plain)},
 }
 
+SCHEMA_NAMES = tuple(name for name in _SCHEMAS if name is not None)
+
 
 def schema_for(name: str | None) -> Schema:
     """A fresh schema: one that this module describes, or ``rows`` (None too) for any columns."""
     if name not in _SCHEMAS:
-        known = ", ".join(repr(each) for each in _SCHEMAS if each)
+        known = ", ".join(map(repr, SCHEMA_NAMES))
         raise RowError(f"expected schema {known} or None, got {name!r}; use one of these")
     return _SCHEMAS[name]()
 
