@@ -98,8 +98,10 @@ def test_what_does_not_belong_together_is_not_put_together(file):
     old = again.read(file)
     with pytest.raises(WorkbenchError, match=r"settings are not those of this race \(seed\)"):
         again.put_into(old, race(peer("a", 1.0), seed=3))
-    with pytest.raises(WorkbenchError, match="this machine is another"):
-        again.put_into(old, race(peer("a", 1.0)) | {"machine": {"cpu": "another"}})
+    with pytest.raises(WorkbenchError, match="this race's: another"):
+        again.put_into(old, race(peer("a", 1.0)) | {"machine": old["machine"] | {"cpu": "another"}})
+    with pytest.raises(WorkbenchError, match="the file's threads: .*, this race's: 7"):
+        again.put_into(old, race(peer("a", 1.0)) | {"machine": old["machine"] | {"threads": 7}})
     for parts in (["single"], ["standing", "mix"]):
         with pytest.raises(WorkbenchError, match="single and standing together"):
             again.check(parts)

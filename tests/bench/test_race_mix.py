@@ -9,6 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from workbench.bench.contenders import PROMPT
 from workbench.bench.race import report, tables_more
 from workbench.bench.race.equality import agreed, compared
 from workbench.bench.race.material import make_material
@@ -33,6 +34,17 @@ def test_a_session_is_the_same_however_many_there_are(material):
         assert bars[0] == bars[1] and bars[0]
     assert schedule(material, 6, OPTIONS) == many
     assert schedule(material, 6, dataclasses.replace(OPTIONS, seed=1)).events != many.events
+
+
+def test_no_run_helps_the_next_by_what_it_left_in_a_cache(material):
+    one, other = (schedule(material, 6, OPTIONS, run) for run in (0, 1))
+    assert [(d.at, d.session, d.kind) for d in one.events] == [
+        (d.at, d.session, d.kind) for d in other.events
+    ]
+    rehearsed = rehearsal(material, 6, OPTIONS, attempt=1).contexts
+    contexts = [*rehearsed, *one.contexts, *other.contexts]
+    head = len(material.tokens.head(PROMPT))
+    assert len({tuple(ids[: head + 24]) for ids in contexts}) == len(contexts)
 
 
 def test_bars_and_questions_come_as_often_as_asked(material):

@@ -175,8 +175,10 @@ def test_a_flash_query_is_added_paused_and_removed_on_the_board(lab, page):
     page.get_by_label("Question", exact=True).fill("Is it <b>rising</b>?")
     page.get_by_label("Choices, separated by commas").fill("up, down")
     page.keyboard.press("Enter")
+    page.get_by_label("Question", exact=True).fill("And what next?")  # before it was added
     row = board.filter(has_text="Is it <b>rising</b>?")
     row.locator(".answer").wait_for()
+    assert page.get_by_label("Question", exact=True).input_value() == "And what next?"
     assert row.locator("b").count() == 0  # words stay words
     queries = "print([(q.question, q.choices, q.paused) for q in s.flash_queries][1:])"
     assert lab_tools.execute(page, queries) == "[('Is it <b>rising</b>?', ('up', 'down'), False)]"

@@ -1,7 +1,8 @@
 """transformers' continuous batching on the same tokens and weights: pages that prompts share.
 
-It answers requests of whole prompts. A throw-away request of one token after every arrival keeps
-the pages of a session's context, and a question's request finds them.
+It answers requests of whole prompts. A throw-away request after every arrival keeps the pages of a
+session's context, and a question's request finds them. It is for two tokens: what a request
+computes in the step that ends it is not kept for others.
 """
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ class Batching:
     def advance(self, ids: Sequence[int]) -> None:
         """Take more of the context in."""
         self._context += ids
-        self._request([], 1)
+        self._request([], 2)
 
     def ask(self, question: Sequence[int], max_tokens: int) -> Reply:
         """Answer greedily with exactly ``max_tokens`` tokens."""

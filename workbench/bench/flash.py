@@ -9,8 +9,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-from transformers import PreTrainedModel
-
 import workbench as wb
 from workbench.bench import result
 from workbench.bench.contenders import PROMPT, UP_DOWN
@@ -28,6 +26,7 @@ DESCRIPTION = (
 KINDS = {"choice": "of two answers", "open": "8 tokens"}
 OPEN_TOKENS = 8
 PAUSE_S = 0.05
+BAR_ROOM = 32  # tokens, of a bar or a question and its answer
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -72,16 +71,18 @@ class _Bench:
         self.rows = bars(0)
         fill = take(self.rows, context - self.session.position, engine.tokens.data)
         self.session.push(fill).wait()
-        plain = engine.call(lambda: load_plain(folder, engine.dtype))
-        self.warm = self.engine.call(lambda: self._warmed(plain, cells))
+        self.plain = engine.call(lambda: load_plain(folder, engine.dtype))
+        self.read = Warm(self.plain)
         self.steps: list[Planned] = []
         engine.events.subscribe(self._note)
 
-    def _warmed(self, plain: PreTrainedModel, cells: int) -> WarmStatic:
-        """The peer at its best: a preallocated cache that has read the session's context."""
-        warm = Warm(plain)
-        warm.advance(self.session.token_ids)
-        return WarmStatic(plain, warm, cells - warm.length)
+    def _warmed(self, bars: int) -> WarmStatic:
+        """The peer at its best: a preallocated cache that has read the session's context.
+
+        Attention reads all of it, so it has no more room than for some bars and an answer.
+        """
+        self.read.advance(self.session.token_ids[self.read.length :])
+        return WarmStatic(self.plain, self.read, (bars + 2) * BAR_ROOM)
 
     def _note(self, event: Event) -> None:
         if isinstance(event, Planned):
@@ -89,6 +90,7 @@ class _Bench:
 
     def measure(self, kind: str, num: int, repeats: int) -> dict[str, Any]:
         """Medians in milliseconds, of everyone, each after a bar of its own."""
+        self.warm = self.engine.call(lambda: self._warmed(repeats + 1))
         words = [f"Is the trend up or down over {n + 10} bars?" for n in range(num)]
         asked: dict[str, Any] = (
             {"choices": UP_DOWN} if kind == "choice" else {"max_tokens": OPEN_TOKENS}

@@ -64,9 +64,11 @@ def put_into(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
             changed = ", ".join(key for key in {**a, **b} if a.get(key) != b.get(key))
             msg = f"the file's {name} are not those of this race ({changed}); race all of it anew"
             raise WorkbenchError(msg)
-    if old["machine"]["cpu"] != new["machine"]["cpu"]:
-        msg = f"the file is of {old['machine']['cpu']}, this machine is {new['machine']['cpu']}"
-        raise WorkbenchError(msg)
+    for what in ("cpu", "threads"):
+        a, b = (result["machine"].get(what) for result in (old, new))
+        if a != b:
+            msg = f"the file's {what}: {a}, this race's: {b}; race all of it anew, into another"
+            raise WorkbenchError(msg)
     said = {"command": new["command"], "began": new["began"]}
     peers = {peer["peer"]: peer for peer in old["peers"]}
     mixed = set(new["settings"]["parts"]) == {MIX}

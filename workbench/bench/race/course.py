@@ -76,12 +76,17 @@ def start_judge(options: Options, folder: Path, material: Material, say: Say) ->
         WorkbenchError: it cannot.
     """
     say("judge")
+    judge: PeerProcess | None = None
     try:
         judge = start(JUDGE, options, folder)
         opened = judge.ask("open", options.timeout, settings=settings_of(JUDGE, options, folder))
         length = 0 if options.parts == (MIX,) else len(material.context)  # the mix has its own
         filled = judge.ask("fill", options.timeout, length=length)
-    except PeerFailed as error:
+    except BaseException as error:
+        if judge is not None:
+            judge.kill()  # it would go on reading, beside whatever is measured next
+        if not isinstance(error, PeerFailed):
+            raise
         msg = f"the judge, plain transformers, failed: {error}; nothing was measured"
         raise WorkbenchError(msg) from error
     bound = BOUNDS[getattr(torch, options.dtype)]

@@ -7,6 +7,7 @@ from typing import Any
 
 import polars as pl
 
+from workbench.bench.race.equality import agreed
 from workbench.bench.race.plan import OURS
 
 CELLS = {
@@ -119,7 +120,7 @@ def peers_frame(result: Mapping[str, Any]) -> pl.DataFrame:
                 "version": " ".join(f"{k} {v}" for k, v in list(versions.items())[:1]) or None,
                 "weights": opened.get("weights"), "cache": opened.get("cache"),
                 "differs_by": max(differences, default=None),
-                "agrees": all(check["agrees"] for check in own) if own else None,
+                "agrees": agreed(own) if own else None,
                 "gb_per_s_before": bandwidth["before"] / 1e9,
                 "gb_per_s_after": bandwidth["after"] / 1e9,
                 "failed": peer["failed"] or None,

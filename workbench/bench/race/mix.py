@@ -46,9 +46,11 @@ def race(course: Course, process: Process) -> dict[str, Any]:
     try:
         course.say(f"{process.name}: starting for the mix")
         peer = course.start(process)
+        runs = [(system, sessions) for system in systems for sessions in options.mix]
         most = schedule(course.material, options.mix[-1], options)
+        plans = [schedule(course.material, n, options, run) for run, (_, n) in enumerate(runs)]
         answer = int(main_answer(options.answers))
-        longest = most.longest + answer + SPARE
+        longest = max(planned.longest for planned in (most, *plans)) + answer + SPARE
         sizes = {
             "longest": longest,
             "cells": (len(most.contexts) + 1) * longest + MOST_ASKED * (QUESTION_TOKENS + answer),
@@ -61,11 +63,15 @@ def race(course: Course, process: Process) -> dict[str, Any]:
             result["equality"] += equality
             if not agreed(equality):
                 continue
-            for sessions in options.mix:
+            for (of, sessions), planned in zip(runs, plans, strict=True):
+                if of is not system:
+                    continue
                 course.say(f"{process.name}: {system.mode}, {sessions} sessions")
-                run, equality = _run(course, peer, system, sessions)
-                result["runs"].append(run)
+                run, equality = _run(course, peer, system, sessions, planned)
                 result["equality"] += equality
+                if not agreed(equality):
+                    break  # who is wrong is not measured
+                result["runs"].append(run)
     except PeerFailed as error:
         result["failed"] = failure(process, error)
     finally:
@@ -91,10 +97,9 @@ def _rehearse(
 
 
 def _run(
-    course: Course, peer: PeerProcess, system: System, sessions: int
+    course: Course, peer: PeerProcess, system: System, sessions: int, planned: Schedule
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """One run, and what the judge says of a few of its answers."""
-    planned = schedule(course.material, sessions, course.options)
     found = _ask(course, peer, system, planned)
     events = [
         _event(due.at, due.kind, done, found["ended_s"])

@@ -14,6 +14,7 @@ from workbench.bench.race.peers.timetable import BAR, QUESTION
 from workbench.bench.stream import SCHEMA, bars
 from workbench.streams.render import schema_for
 
+RUN = 1_000  # streams set apart for each run
 PAUSE_S = 0.5  # between the bars and the questions of a rehearsal
 
 
@@ -88,14 +89,16 @@ class Schedule:
         }
 
 
-def schedule(material: Material, sessions: int, options: Options) -> Schedule:
+def schedule(material: Material, sessions: int, options: Options, run: int = 0) -> Schedule:
     """Bars of each session come as a Poisson process of its own; so do questions, to any session.
 
     Sessions do not depend on how many of them there are. Of questions there are as many as their
-    mean says, at moments drawn uniformly: a Poisson process of which the number is known.
+    mean says, at moments drawn uniformly: a Poisson process of which the number is known. Another
+    ``run`` has other bars at the same times, so that nothing an engine kept of one helps the next.
     """
     seconds = options.mix_seconds
-    streams = [_stream(material, s, options) for s in range(sessions)]
+    first = RUN * (run + 1)  # the rehearsals come before
+    streams = [_stream(material, first + s, options) for s in range(sessions)]
     contexts = [_context(stream, material, options.mix_context) for stream in streams]
     events = []
     for session, stream in enumerate(streams):

@@ -18,7 +18,11 @@ POLL_S = 0.005  # for a token, before looking at what else is due
 
 
 class Batching(RequestPeer):
-    """One mode: a throw-away request of one token after every arrival."""
+    """One mode: a throw-away request after every arrival.
+
+    It is for two tokens, of which one is waited for: what a request computes in the step that ends
+    it, transformers does not keep for others.
+    """
 
     packages = ("transformers", "torch")
 
@@ -55,9 +59,15 @@ class Batching(RequestPeer):
         self.prompt = self.context = ids
         self.read()
 
+    def read(self) -> None:
+        """Have the prompt computed, and no more."""
+        key = self.submit(self.prompt)
+        self.answers([key], [None])
+        self.cancel([key])
+
     def submit(self, ids: Sequence[int], question: Question | None = None) -> str:
         """Add a request; it has a thread of its own that computes."""
-        tokens = 1 if question is None else question.tokens
+        tokens = 2 if question is None else question.tokens
         name: str = self._manager.add_request(list(ids), max_new_tokens=tokens, streaming=True)
         self._known[name] = 0
         return name
