@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 import functools
 import operator
@@ -17,6 +18,7 @@ import torch
 from workbench.engine.admission import Opening, SessionSpec
 from workbench.engine.calibrate import calibrate
 from workbench.engine.floor import Floor, weights_bandwidth
+from workbench.engine.graphs import CAPTURING
 from workbench.engine.holdings import Holding, holdings
 from workbench.engine.model import Decoder, load
 from workbench.engine.tokens import Tokens
@@ -118,7 +120,8 @@ class Engine(StatelessEngine):
         decoder, tokenizer, limits, cost = stages.run(start_up)
         if model is None:
             decoder.name = name
-        num_cells = _pool_size(cells, decoder.bytes_per_cell, decoder.device)
+        largest = max(max(shape.k_dim, shape.v_dim) for shape in decoder.layers.values())
+        num_cells = _pool_size(cells, decoder.bytes_per_cell, decoder.device, largest)
         kept = max(num_cells // 8, min(512, num_cells // 2)) if watermark is None else watermark
         if not 0 < kept < num_cells:
             msg = f"watermark={watermark}: expected 1 to {num_cells - 1:,} cells"
@@ -474,14 +477,19 @@ def _check_wait(wait: Any) -> None:
         raise WorkbenchError(msg)
 
 
-def _pool_size(cells: int | None, bytes_per_cell: int, device: str) -> int:
+def _pool_size(cells: int | None, bytes_per_cell: int, device: str, dim: int) -> int:
+    """Cells of the pool: as many as asked for, or as usual. Kernels on a GPU index a head's cells,
+    of ``dim`` numbers each, with 32 bits."""
+    most = 2**31
     if device == "cpu":
         available = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
         usual = min(DEFAULT_CELLS, int(MEMORY_SHARE * available) // bytes_per_cell)
     else:  # nobody else wants it
-        torch.cuda.empty_cache()  # what loading the model has freed
+        with CAPTURING, contextlib.suppress(RuntimeError):  # it is mere tidiness
+            torch.cuda.empty_cache()  # what loading the model has freed
         available, _ = torch.cuda.mem_get_info(device)
-        usual = int(GPU_SHARE * available) // bytes_per_cell
+        most = (2**31 - 1) // dim
+        usual = min(int(GPU_SHARE * available) // bytes_per_cell, most)
     if cells is None:
         return max(1024, usual)
     if cells < 2 or cells * bytes_per_cell > available:
@@ -490,5 +498,8 @@ def _pool_size(cells: int | None, bytes_per_cell: int, device: str) -> int:
             f"bytes each; expected at least 2 and at most {available // bytes_per_cell:,}, which "
             "the available memory holds"
         )
+        raise CellsExhausted(msg)
+    if cells > most:
+        msg = f"cells={cells:,}: expected at most {most:,}, which the kernels can index"
         raise CellsExhausted(msg)
     return cells

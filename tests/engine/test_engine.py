@@ -5,6 +5,7 @@ import threading
 import weakref
 
 import pytest
+import torch
 
 import workbench as wb
 from workbench.engine.admission import SessionSpec
@@ -19,6 +20,7 @@ from workbench.errors import (
     WorkbenchError,
 )
 from workbench.events import Committed, Planned, TokenOut
+from workbench.front import _pool_size
 from workbench.scheduler.scheduler import StepLimits
 from workbench.testing import (
     assert_recomputes,
@@ -349,6 +351,17 @@ def test_bad_options_open_nothing(still, options, error):
 def test_bad_engine_options(options):
     with pytest.raises(WorkbenchError, match="expected|not supported"):
         wb.Engine(tiny_model(), **{"cells": 256, "start": False, **options})
+
+
+def test_a_pool_on_a_gpu_is_no_larger_than_kernels_can_index(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (148 * 10**9, 150 * 10**9))
+    most = (2**31 - 1) // 64
+    assert _pool_size(None, 3_072, "cuda", 64) == most < 0.9 * 148e9 / 3_072
+    assert _pool_size(most, 3_072, "cuda", 64) == most
+    with pytest.raises(CellsExhausted, match="which the kernels can index"):
+        _pool_size(most + 1, 3_072, "cuda", 64)
+    assert _pool_size(None, 100_000, "cuda", 128) == int(0.9 * 148e9) // 100_000
 
 
 def test_many_threads_at_once(engine):

@@ -16,6 +16,7 @@ import workbench as wb
 from workbench.cells.pool import CellPool
 from workbench.cells.sequence import Sequence
 from workbench.cells.tensors import CellTensors
+from workbench.engine import graphs
 from workbench.engine.batch import Part, Step
 from workbench.engine.graphs import Graphs
 from workbench.engine.model import load
@@ -90,7 +91,10 @@ def test_answers_are_those_of_plain_transformers(family):
         for answer in answers:
             assert_recomputes(model, answer, BOUND)
         check_books(engine)
-        assert len(engine.decoder.graphs) > 0 and engine.decoder.graphs.reason is None
+        if family == "gpt_oss" and not INTERPRETED:  # float32 experts: the forward waits for them
+            assert engine.decoder.graphs is None
+        else:
+            assert len(engine.decoder.graphs) > 0 and engine.decoder.graphs.reason is None
         assert (engine.decoder.fused is not None) == (family in ("llama", "qwen3", "mistral"))
 
 
@@ -215,6 +219,23 @@ def test_graphs_of_other_cells_are_not_used():
         answers.append(torch.cat(rows))
         cells.fill(list(range(64)), float("nan"))
     assert torch.equal(*answers)
+
+
+def test_too_many_graphs_are_given_up_together_and_captured_again(monkeypatch):
+    monkeypatch.setattr(graphs, "MOST_GRAPHS", 2)
+    decoder = decoder_of("llama")
+    pool = CellPool(64)
+    cells = CellTensors(decoder.layers, 64, decoder.dtype, decoder.device)
+    line = Sequence(pool)
+    line.grow(64)
+    kept = []
+    for rows in (1, 1, 2, 2, 4, 4, 1, 1):  # the first of a kind is not captured
+        step = Step.of([Part(line, 0, list(range(rows)), (0,))], cells, decoder.device)
+        got = decoder.forward(step).clone()
+        with torch.inference_mode():
+            assert torch.equal(got, decoder._launch(step)[:1])
+        kept.append(len(decoder.graphs))
+    assert kept[-1] in (1, 2) and max(kept) <= 2
 
 
 def test_a_model_that_cannot_be_captured_says_so_and_runs(monkeypatch):

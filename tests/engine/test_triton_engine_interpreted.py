@@ -19,4 +19,4 @@ def test_an_engine_in_the_interpreter():
         command, env=environment, cwd=HERE.parents[1], capture_output=True, text=True
     )
     assert run.returncode == 0, run.stdout + run.stderr
-    assert "15 passed, 1 skipped" in run.stdout, run.stdout
+    assert "16 passed, 1 skipped" in run.stdout, run.stdout

@@ -142,7 +142,8 @@ class StepEngine:
         except Exception as error:
             if len(jobs) == 1:
                 return [(jobs[0], error)]
-            return [pair for job in jobs for pair in self._compute([job])]
+            alone = [pair for job in jobs for pair in self._compute([job])]
+            return [(j, r.copied() if isinstance(r, Logits) else r) for j, r in alone]
         sizes = [sum(len(part.keep) for part in job.parts) for job in jobs]
         return list(zip(jobs, logits.split(sizes), strict=True))
 

@@ -7,8 +7,8 @@ rows to keep, and the attention's index. Everything else is in a graph's key.
 
 from __future__ import annotations
 
+import threading
 import warnings
-from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -21,7 +21,11 @@ from workbench.cells.tensors import CellTensors, LayerShape
 from workbench.engine.batch import Step
 
 MOST_ROWS = 128  # of a step that is captured; in longer ones the launches no longer matter
-MOST_GRAPHS = 96  # that are kept, those used last
+MOST_GRAPHS = 96  # that are kept; then all are given up
+
+# While a stream of a device is captured, nothing may wait for the whole device or give its memory
+# back, in any thread; nor may there be two captures.
+CAPTURING = threading.Lock()
 
 
 class Layout(NamedTuple):
@@ -84,7 +88,9 @@ class Graphs:
         ))  # fmt: skip
         self._cells: CellTensors | None = None  # whose addresses the graphs have
         self._seen: set[Key] = set()
-        self._graphs: OrderedDict[Key, Captured] = OrderedDict()
+        self._graphs: dict[Key, Captured] = {}
+        self._device = torch.device("cpu")
+        self._stream: Any = None
         self._pool: Any = None
 
     def __len__(self) -> int:
@@ -101,8 +107,8 @@ class Graphs:
         captured.
         """
         if step.cells is not self._cells:
-            self._cells = step.cells
-            self._graphs.clear()
+            self._cells, self._device = step.cells, step.ids.device
+            self._forget()
             self._seen.clear()
         indexes = self._indexes(step)
         key = Key(step.ids.shape[1], len(step.keep), tuple(index.shape for index in indexes))
@@ -114,11 +120,16 @@ class Graphs:
             captured = self._capture(step, indexes)
             if captured is None:
                 return self._forward(step)
+            if len(self._graphs) >= MOST_GRAPHS:
+                self._forget()
             self._graphs[key] = captured
-            if len(self._graphs) > MOST_GRAPHS:
-                self._graphs.popitem(last=False)
-        self._graphs.move_to_end(key)
         return captured.run(step, indexes)
+
+    def _forget(self) -> None:
+        """Give all graphs up, never one of them: cuBLAS's workspace, which they share, may go with
+        any. Their pool goes too: once its last graph is gone, torch takes no more into it."""
+        self._graphs.clear()
+        self._pool = None
 
     def _indexes(self, step: Step) -> list[Any]:
         return [
@@ -135,16 +146,28 @@ class Graphs:
             logits, replay = self._record(lambda: self._forward(step))
         except Exception as error:  # a model that waits for the device within its forward
             self.reason = f"the model cannot be captured in a CUDA graph: {error}"
-            self._graphs.clear()
+            self._forget()
             warnings.warn(f"{self.reason}; its steps are launched one by one", stacklevel=2)
             return None
         return Captured(step, indexes, logits, replay)
 
     def _record(self, run: Callable[[], Tensor]) -> tuple[Tensor, Callable[[], None]]:
-        """What ``run`` launches, as a graph; one pool serves all, since they run in turn."""
-        if self._pool is None:
-            self._pool = torch.cuda.graph_pool_handle()
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
-            logits = run()
+        """What ``run`` launches, as a graph; one pool serves all, since they run in turn.
+
+        On a stream of the model's own device: torch captures on that of the current one, where
+        what another device launches is not seen.
+        """
+        with CAPTURING, torch.cuda.device(self._device):
+            if self._stream is None:
+                self._stream = torch.cuda.Stream(self._device)
+            if self._pool is None:
+                self._pool = torch.cuda.graph_pool_handle()
+            graph, usual = torch.cuda.CUDAGraph(), torch.cuda.current_stream()
+            try:
+                with torch.cuda.graph(
+                    graph, self._pool, self._stream, capture_error_mode="thread_local"
+                ):
+                    logits = run()
+            finally:
+                torch.cuda.set_stream(usual)  # which a capture that failed does not do
         return logits, graph.replay

@@ -52,7 +52,8 @@ class Logits:
             return cls(values, labels)
         known = _score(values, labels)
         if values.is_cuda:
-            torch.cuda.synchronize(values.device)  # also where no row was kept
+            # Also where no row was kept; not of the whole device, which others may be capturing.
+            torch.cuda.current_stream(values.device).synchronize()
         return cls(values, labels, known)
 
     def __len__(self) -> int:
@@ -67,6 +68,10 @@ class Logits:
             parts.append(Logits(self.values[rows], self.labels[rows], known))
             at += size
         return parts
+
+    def copied(self) -> Logits:
+        """The same, which the next step does not overwrite."""
+        return Logits(self.values.clone(), self.labels, self.known)
 
     def scored(self, row: int) -> Scored:
         """The likeliest token of a row, and what its labels score.

@@ -147,10 +147,26 @@ class Decoder:
             pages.move(others)
             if self._on_gpu:
                 self.fused = FusedSteps.of(self.model, self.layers)
-                self.graphs = Graphs(self._launch, self.layers, self.dtype)
+                if not self._waits_for_experts():
+                    self.graphs = Graphs(self._launch, self.layers, self.dtype)
             else:
                 self.compiled = CompiledSteps.of(self.model, self.layers)
             self._prove()
+
+    def _waits_for_experts(self) -> bool:
+        """Whether a forward fetches from the device how many tokens each expert got.
+
+        torch's grouped product does, but for bfloat16 on compute capability 9.0 and 10.0. No graph
+        can be captured then, and torch 2.11 cannot be trusted with memory after it was tried.
+        """
+        names = ("num_experts", "num_local_experts", "n_routed_experts")
+        if not any(getattr(self.config, name, None) for name in names):
+            return False
+        device = torch.device(self.device)
+        if device.type != "cuda":
+            return False
+        inside = torch.cuda.get_device_capability(device) in ((9, 0), (10, 0))
+        return not (inside and self.dtype == torch.bfloat16)
 
     @property
     def bytes_per_cell(self) -> int:
