@@ -54,6 +54,20 @@ def test_the_frame_has_a_probability_per_choice_and_counts_agree(still):
     assert "12 answers" in repr(test) and "done" in repr(test)
 
 
+def test_moments_that_are_not_there_end_the_back_test_and_nothing_else(still):
+    session, other = still.open("s", cells=300), still.open("other", cells=100)
+    rows = still.tokens.rows
+    still.tokens.rows = lambda texts: (rows(texts)[0], [0, *[-1] * (len(texts) - 1)])
+    session.push([str(n) for n in range(9)])
+    run_until_idle(still)
+    test = session.backtest_start("so?", choices=UP_DOWN, every=1)
+    answer = other.ask_start("what?", max_tokens=2)
+    run_until_idle(still)
+    with pytest.raises(QuestionError, match="ends inside a token"):
+        test.result()
+    assert answer.result().error is None and still.core.scratch == 0
+
+
 def test_many_moments_share_a_step(still):
     session = filled(still)
     before = still.num_steps

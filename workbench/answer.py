@@ -146,9 +146,10 @@ class Answer(Completion):
             elif done:
                 break
             else:
-                with self._new_text:
+                new_text = self._new_text  # which another takes the place of at the end
+                with new_text:
                     if not self.done and len(self.text) == sent:
-                        self._new_text.wait()
+                        new_text.wait()
         if self.error is not None and not isinstance(self.error, Cancelled):
             raise self.error
 

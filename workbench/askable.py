@@ -268,10 +268,10 @@ class Askable:
         self._check_open()
         sampling, closed = Sampling(max_tokens, stops(stop)), closed_answers(choices)
         words = self._words(question)
-        context = self.engine.call(self.ingest.visible)
+        context, now = self.engine.call(lambda: (self.ingest.visible(), self.ingest.now))
         work = Question(
             self.engine.core.next_id(), Kind.QUESTION, None, answer, [*context, *words], sampling,
-            [self.engine.tokens.choice(c) for c in closed], list(closed), reuse=False,
+            [self.engine.tokens.choice(c) for c in closed], list(closed), as_of=now, reuse=False,
         )  # fmt: skip
         answer.stateless, answer.context = True, len(context)
         answer.asks_with(work.ids, lambda: self._cancel(work.work))

@@ -457,6 +457,18 @@ def _eos_ids(model: Any, tokenizer: Any) -> list[int]:
     return sorted(ids)
 
 
+def _available_memory(told: Path = Path("/proc/meminfo")) -> int:
+    """Bytes that can be had without swapping, files kept in memory included."""
+    with contextlib.suppress(OSError, StopIteration, ValueError):
+        lines = (line.split() for line in told.read_text().splitlines())
+        return 1024 * int(next(words[1] for words in lines if words[0] == "MemAvailable:"))
+    page = os.sysconf("SC_PAGE_SIZE")
+    try:
+        return os.sysconf("SC_AVPHYS_PAGES") * page
+    except ValueError:  # not known on every system: half of what there is
+        return os.sysconf("SC_PHYS_PAGES") * page // 2
+
+
 def _source(model: str | Path | tuple[Any, Any] | None) -> str | None:
     if not isinstance(model, (str, Path)):
         return None
@@ -482,7 +494,7 @@ def _pool_size(cells: int | None, bytes_per_cell: int, device: str, dim: int) ->
     of ``dim`` numbers each, with 32 bits."""
     most = 2**31
     if device == "cpu":
-        available = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        available = _available_memory()
         usual = min(DEFAULT_CELLS, int(MEMORY_SHARE * available) // bytes_per_cell)
     else:  # nobody else wants it
         with CAPTURING, contextlib.suppress(RuntimeError):  # it is mere tidiness

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Collection, Generator, Sequence
+from collections.abc import Callable, Collection, Generator, Sequence
 from typing import Any, Literal
 
 from workbench.errors import QueueFull, SessionClosed, TickDropped
@@ -178,20 +178,20 @@ class TickQueue:
                 break
         return out
 
-    def consume(self, num_tokens: int) -> list[Tick]:
-        """Take ``num_tokens`` tokens off; returns the ticks that are now wholly consumed."""
-        finished = []
+    def consume(self, num_tokens: int, whole: Callable[[Tick], None]) -> None:
+        """Take ``num_tokens`` tokens off; ``whole`` is called with each tick that is consumed by
+        that, before `last` and `waiting` leave it out."""
         with self._changed:
             self._held = 0
             self.tokens -= num_tokens
             self._offset += num_tokens
             while self._ticks and self._offset >= self._ticks[0].num_tokens:
-                tick = self._ticks.popleft()
+                tick = self._ticks[0]
+                whole(tick)
+                self._ticks.popleft()
                 self._offset -= tick.num_tokens
                 self.rows -= tick.rows
-                finished.append(tick)
             self._changed.notify_all()
-        return finished
 
     @property
     def first_tokens(self) -> int:

@@ -35,6 +35,16 @@ def test_what_leaves_shifts_places_in_the_log():
     assert rows.first_after(100) == 18
 
 
+def test_rows_that_begin_inside_a_token_count_too():
+    rows = WindowRows(head=5)
+    rows.add(10, [0, -1, 4])
+    rows.add(3, [0])
+    assert len(rows) == 4
+    assert rows.leave(5) == 0 and len(rows) == 4
+    assert rows.leave(9) == 4 and len(rows) == 2  # the one inside a token with the one before it
+    assert rows.leave(18) == 9 and len(rows) == 0
+
+
 @given(TICKS, st.integers(0, 12), st.integers(0, 60))
 def test_windows_are_whole_rows_and_as_long_as_may_be(ticks, head, keep):
     rows = WindowRows(head)

@@ -20,7 +20,7 @@ from workbench.errors import (
     WorkbenchError,
 )
 from workbench.events import Committed, Planned, TokenOut
-from workbench.front import _pool_size
+from workbench.front import _available_memory, _pool_size
 from workbench.scheduler.scheduler import StepLimits
 from workbench.testing import (
     assert_recomputes,
@@ -351,6 +351,14 @@ def test_bad_options_open_nothing(still, options, error):
 def test_bad_engine_options(options):
     with pytest.raises(WorkbenchError, match="expected|not supported"):
         wb.Engine(tiny_model(), **{"cells": 256, "start": False, **options})
+
+
+def test_memory_that_files_take_counts_as_available(tmp_path):
+    told = tmp_path / "meminfo"
+    told.write_text("MemTotal: 32 kB\nMemFree: 1 kB\nMemAvailable: 24 kB\n")
+    assert _available_memory(told) == 24 * 1024
+    assert _available_memory(tmp_path / "none") > 1e8
+    assert _available_memory() > 1e8
 
 
 def test_a_pool_on_a_gpu_is_no_larger_than_kernels_can_index(monkeypatch):

@@ -114,6 +114,20 @@ def test_linear_attention_layers_are_refused_by_name(tmp_path):
     assert "linear_attention" in message
 
 
+def test_windows_that_are_in_masks_alone_are_refused(tmp_path):
+    experts = {"num_experts": 2, "num_experts_per_tok": 1, "moe_intermediate_size": 16,
+               "shared_expert_intermediate_size": 16}  # fmt: skip
+    message = refuse(
+        tmp_path, "qwen2_moe", **SMALL, **experts, use_sliding_window=True, sliding_window=16,
+        max_window_layers=0,
+    )  # fmt: skip
+    assert "sliding window of 16" in message
+    config = AutoConfig.for_model("qwen2_moe", **SMALL, **experts)
+    save(tmp_path, AutoModelForCausalLM.from_config(config), byte_tokenizer())
+    decoder, _ = load(tmp_path, "float32", "cpu")
+    assert {shape.window for shape in decoder.layers.values()} == {None}
+
+
 @pytest.mark.parametrize("kind", ["dynamic", "longrope"])
 def test_rotary_angles_that_move_are_refused_by_name(tmp_path, kind):
     rope = {"rope_type": kind, "rope_theta": 10000.0, "factor": 2.0}

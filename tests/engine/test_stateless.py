@@ -149,6 +149,7 @@ def test_a_stateless_ask_computes_everything_anew_and_answers_the_same(make_engi
         assert answer.result().token_ids == kept.token_ids
         assert answer.stateless and answer.context == session.position == kept.context
         assert answer.input_ids == kept.input_ids and answer.shared_tokens == 0
+        assert (answer.version, answer.row, answer.position) == (1, 20, session.position)
         assert_recomputes(engine.decoder.model, answer, 5e-5)
     computed = sum(e.question for e in events if isinstance(e, Planned))
     assert computed == 2 * len(kept.input_ids)

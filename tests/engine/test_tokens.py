@@ -61,6 +61,25 @@ def test_any_text_comes_back(text):
     assert made.text(made.data(text)) == text
 
 
+def test_a_text_that_ends_inside_a_character_keeps_what_was_shown():
+    """Some tokenizers decode a run of bytes as a whole: its last character spoils the others."""
+    spelled = "ok안녕".encode()
+
+    class Runs:
+        def text(self, ids):
+            try:
+                return bytes(ids).decode()
+            except UnicodeDecodeError:
+                return "ok" + "\ufffd" * (len(ids) - 2)
+
+    stream = TextStream(Runs())
+    for byte in (*spelled, 0xEC, 0x95):
+        stream.add(byte)
+    assert stream.text == "ok안녕"
+    stream.flush()
+    assert stream.text == "ok안녕"
+
+
 def test_bad_text_is_refused():
     made = tokens()
     with pytest.raises(RowError, match="not valid Unicode"):

@@ -24,9 +24,12 @@ class WindowRows:
         self.left = 0
         self.end = head
         self._starts: deque[int] = deque()
+        self._numbers: deque[int] = deque()  # of the rows that begin there
+        self._read = 0  # rows, those that begin inside a token too
+        self._gone = 0  # of these
 
     def __len__(self) -> int:
-        return len(self._starts)
+        return self._read - self._gone
 
     @property
     def num_tokens(self) -> int:
@@ -35,7 +38,11 @@ class WindowRows:
 
     def add(self, num_tokens: int, starts: Iterable[int]) -> None:
         """A tick is complete: its tokens, and where in it rows begin (-1 inside a token)."""
-        self._starts.extend(self.end + start for start in starts if start >= 0)
+        for start in starts:
+            if start >= 0:
+                self._starts.append(self.end + start)
+                self._numbers.append(self._read)
+            self._read += 1
         self.end += num_tokens
 
     def index(self, place: int) -> int:
@@ -57,5 +64,8 @@ class WindowRows:
         gone = place - self.left - self.head
         while self._starts and self._starts[0] < place:
             self._starts.popleft()
+            self._numbers.popleft()
+        if gone:
+            self._gone = self._numbers[0] if self._numbers else self._read
         self.left += gone
         return gone

@@ -114,7 +114,10 @@ class StepEngine:
             plan = self.scheduler.plan(self.watermark - self.core.scratch)
             outdated = False
             for work in plan.admitted:
-                question = self.core.works[work]
+                question = self.core.works.get(work)
+                if question is None:  # what became of one before it has ended it
+                    outdated = True
+                    continue
                 assert isinstance(question, Question)
                 outdated |= self.questions.begin(question)
             if not outdated:

@@ -10,9 +10,10 @@ from workbench.engine.admission import Admission
 from workbench.engine.core import Core
 from workbench.engine.questions import Questions
 from workbench.engine.windows import Windows
-from workbench.engine.work import Ingest, Rebuild
+from workbench.engine.work import Ingest, Mark, Rebuild
 from workbench.errors import SessionFaulted
 from workbench.events import Committed, Faulted, Shared
+from workbench.tick import Tick
 
 LOOK = 1024  # tokens ahead that are compared with what other lines have computed
 
@@ -147,18 +148,23 @@ class Ingestion:
             self.admission.arrived(work)
 
     def _consume(self, session: Ingest, num_tokens: int) -> None:
-        finished = session.ticks.consume(num_tokens)
-        for tick in finished:
+        finished: list[tuple[Tick, Mark]] = []
+
+        def whole(tick: Tick) -> None:
             session.now = session.now.after(tick)
+            finished.append((tick, session.now))
+
+        session.ticks.consume(num_tokens, whole)
+        for tick, now in finished:
             session.history.add(tick.num_tokens, tick.rows, tick.row_starts)
             if session.window is not None:
                 session.window.rows.add(tick.num_tokens, tick.row_starts)
                 session.window.tick = max(tick.num_tokens, 0.9 * session.window.tick)
-            tick.version = session.now.version
+            tick.version = now.version
             tick.finish()
             lag_s = time.perf_counter() - tick.pushed_at
             self.core.events.emit(
-                Committed(session=session.name, lag_s=lag_s, **session.now._asdict())
+                Committed(session=session.name, lag_s=lag_s, **now._asdict())
             )
         if finished:
             self.questions.release(session)

@@ -94,6 +94,9 @@ def _attention(
 
 AttentionInterface.register(ATTENTION, _attention)
 
+# Families whose attention is not told the window that transformers (5.23) masks in all layers.
+MASKED = {"qwen2_moe", "phimoe", "doge"}
+
 
 class _Survey:
     """Stands in for a step once, to learn what each attention layer keeps."""
@@ -228,7 +231,27 @@ class Decoder:
                 "whose layers all do"
             )
             raise UnsupportedModel(msg)
+        self._check_windows(survey.layers)
         return survey.layers
+
+    def _check_windows(self, layers: dict[int, LayerShape]) -> None:
+        """Refuse a model whose sliding windows are in its masks alone, where nobody here looks."""
+        kinds = getattr(self.config, "layer_types", None)
+        size = getattr(self.config, "sliding_window", None)
+        if getattr(self.config, "use_sliding_window", True) is False:
+            size = None
+        if self.config.model_type in MASKED:
+            bare = list(layers)
+        elif kinds:
+            bare = [i for i in layers if kinds[i] == "sliding_attention" and not layers[i].window]
+        else:
+            bare = [] if any(shape.window for shape in layers.values()) else list(layers)
+        if bare and size and size < self.max_positions:
+            msg = (
+                f"layers {bare[:8]} have a sliding window of {size:,} that they do not tell the "
+                "attention interface, so it cannot be kept; use a model without one"
+            )
+            raise UnsupportedModel(msg)
 
     def _prove(self) -> None:
         """Compare a chunked, branched run with the model's own attention, once, on a few tokens.

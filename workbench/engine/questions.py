@@ -167,7 +167,7 @@ class Questions:
             self.core.scratch += question.cells
             self._begin_branch(question, question.session, mark, own)
         assert question.branch is not None
-        start = question.answer.position + len(question.ids)
+        start = question.start + len(question.ids)
         for ids in question.choices:
             child = question.branch.branch(start)
             child.grow(len(ids) - 1, high=True)
@@ -185,6 +185,7 @@ class Questions:
         self.core.reclaim(question.cells)
         question.branch = session.sequence.branch(mark.position)
         question.branch.grow(own, high=True)
+        question.start = mark.position
         question.answer.begin(session.line.token_ids, mark.position - session.sequence.gap,
                               mark.position, mark.version, mark.rows)  # fmt: skip
 
@@ -200,7 +201,8 @@ class Questions:
         line.sequence.grow(own - shared, high=True)
         self.core.prefixes.add(line)
         question.branch = line.sequence
-        question.answer.begin(array("i"), 0, 0, 0, 0)
+        told = question.as_of or Mark(0, 0, 0)
+        question.answer.begin(array("i"), 0, told.position, told.version, told.rows)
         question.answer.shared_tokens = shared
         return shared
 
@@ -212,7 +214,7 @@ class Questions:
         if answer.token_ids:
             ids = [answer.token_ids[-1], *question.drafts[: length - 1]]
             return [Part(branch, start, ids, range(len(ids)))]
-        done = start - answer.position  # of the question's own tokens
+        done = start - question.start  # of the question's own tokens
         if done + length < question.prefill:
             return [Part(branch, start, question.ids[done : done + length])]
         ids = [*question.ids[done:], *question.guess]

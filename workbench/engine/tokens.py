@@ -156,9 +156,13 @@ class TextStream:
             self.text = shown
 
     def flush(self) -> None:
-        """Nothing more comes: show what was held back."""
-        if not self.stopped:
-            self.text = self._tokens.text(self._ids)
+        """Nothing more comes: show what was held back, and take nothing back that was shown.
+
+        Where the text ends inside a character, some tokenizers spoil those before it as well.
+        """
+        whole = self._tokens.text(self._ids)
+        if not self.stopped and whole.startswith(self.text):
+            self.text = whole
 
 
 def _overlap(text: str, stop: str) -> int:

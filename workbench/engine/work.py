@@ -227,6 +227,8 @@ class Question:
     choice_texts: list[str] = field(default_factory=list)
     after: Tick | None = None  # not before this tick is visible
     at: Moment | None = None  # as of an earlier moment
+    as_of: Mark | None = None  # what a stateless request's prompt holds of a session
+    start: int = 0  # the position of its first token
     line: Line | None = None
     reuse: bool = True
     branch: Sequence | None = None
