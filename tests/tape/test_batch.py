@@ -97,6 +97,16 @@ def test_a_context_shorter_than_a_row_draws_another_stream(tokenizer):
     assert (batch.row_weight.sum(1) > 0).all()
 
 
+@pytest.mark.parametrize("several", [0.0, 1.0])
+def test_streams_have_several_members_as_often_as_a_stage_says(tokenizer, several):
+    vitals = [float(schema == "vitals") for schema in SCHEMAS]
+    batch = make(tokenizer, batch=8, several=several, schemas=vitals)
+    names = [set() for _ in range(8)]
+    for at, name in zip(batch.hints.whose_at.tolist(), batch.hints.whose.tolist(), strict=True):
+        names[at // batch.context].add(tuple(name))
+    assert all((len(found) > 1) == bool(several) for found in names)
+
+
 def test_answers_are_scored_and_questions_are_not(tokenizer):
     batch = make(tokenizer, context=256, branches=2 * GROUP)
     answers = batch.answer_weight[0] > 0

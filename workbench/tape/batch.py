@@ -148,6 +148,7 @@ def make_batch(
     max_k: int = 20,
     more: Mapping[str, float] | None = None,
     names: float = 0.0,
+    several: float | None = None,
     plain: bool = False,
     schemas: Sequence[float] = SHARES,
 ) -> Batch:
@@ -155,8 +156,8 @@ def make_batch(
 
     ``schemas`` are the shares of `SCHEMAS`; questions look back at most ``max_k`` rows; ``more``
     holds shares of them that are of one family, on every stream that it suits; a share of
-    ``names`` of the streams is retold with names that no list holds; ``plain`` questions compare
-    in one direction only.
+    ``names`` of the streams is retold with names that no list holds, one of ``several`` has several
+    members where that is given; ``plain`` questions compare in one direction only.
     """
     starts_word = word_starts(tokenizer)
     made = []
@@ -165,7 +166,8 @@ def make_batch(
         rows: list[list[int]] = []
         while not rows:  # a row of many columns may be longer than a short context
             schema = str(rng.choice(SCHEMAS, p=schemas))
-            stream = make_stream(rng, context // ROW_TOKENS[schema] + 2, schema)
+            many = None if several is None else bool(rng.random() < several)
+            stream = make_stream(rng, context // ROW_TOKENS[schema] + 2, schema, several=many)
             if names and rng.random() < names:
                 stream = retold(rng, stream)
             head, rows = row_ids(tokenizer, stream, context)

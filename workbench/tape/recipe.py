@@ -31,9 +31,10 @@ class Stage:
     """Part of a run, up to ``until`` (share of the plan): lengths in tokens, ``max_k`` in rows.
 
     ``more`` holds shares of the questions that are of one family whatever the stream, ``names`` is
-    the share of streams that are retold with names off no list; ``plain`` questions compare in one
-    direction only (`comparing`); ``rates`` are the shares of the learning rate that it begins and
-    ends with, where it has its own.
+    the share of streams that are retold with names off no list, ``several`` that of streams of
+    several members, where it is not the schemas' own; ``plain`` questions compare in one direction
+    only (`comparing`); ``rates`` are the shares of the learning rate that it begins and ends with,
+    where it has its own.
     """
 
     until: float
@@ -43,6 +44,7 @@ class Stage:
     max_k: int = 20
     more: Mapping[str, float] = field(default_factory=dict)
     names: float = 0.0
+    several: float | None = None
     plain: bool = False
     rates: tuple[float, float] | None = None
 
@@ -103,6 +105,30 @@ STAGES = (
     Stage(
         1.85, batch=1, context=9216, branches=2048, names=0.4, rates=(0.2, 0.01),
         more={"level": 0.12, "last": 0.3},
+    ),
+    # Several at once: trends and levels of each; then whose a value is, by itself; then all again.
+    Stage(
+        1.98, batch=8, context=128, branches=512, max_k=5, names=0.2, several=0.6, plain=True,
+        rates=(0.33, 0.33),
+        more={"trend": 0.3, "level": 0.18, "last": 0.2, "extreme": 0.08, "larger": 0.06,
+              "compare": 0.05},
+    ),
+    Stage(
+        2.06, batch=8, context=256, branches=512, names=0.2, several=1.0, rates=(0.33, 0.33),
+        more={"last": 0.7, "trend": 0.1, "level": 0.08},
+    ),
+    Stage(
+        2.22, batch=8, context=512, branches=384, names=0.4, several=0.6, rates=(0.33, 0.15),
+        more={"last": 0.25, "trend": 0.2, "level": 0.15, "extreme": 0.05, "who": 0.04,
+              "compare": 0.03},
+    ),
+    Stage(
+        2.30, batch=2, context=2304, branches=1024, names=0.4, several=0.6, rates=(0.15, 0.08),
+        more={"last": 0.25, "trend": 0.15, "level": 0.12, "extreme": 0.04},
+    ),
+    Stage(
+        2.34, batch=1, context=9216, branches=2048, names=0.4, several=0.6, rates=(0.2, 0.01),
+        more={"last": 0.3, "trend": 0.1, "level": 0.1},
     ),
 )
 # fmt: on

@@ -173,6 +173,7 @@ class Run:
             max_k=stage.max_k,
             more=stage.more,
             names=stage.names,
+            several=stage.several,
             plain=stage.plain,
             schemas=recipe.schemas,
         ).to(self.device)
