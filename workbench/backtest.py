@@ -123,7 +123,8 @@ class Backtest(Completion):
     def cancel(self) -> None:
         """Stop at the next step; ``answers`` keeps what has arrived. Safe at any time."""
         if not self.done and not self._engine.closed:
-            error = Cancelled(f"cancelled after {self.answered} answers; they are kept")
+            answers = f"{self.answered} answer{'s' * (self.answered != 1)}"
+            error = Cancelled(f"cancelled after {answers}; what was answered is kept")
             self._engine.post(lambda: self._end("cancelled", error))
 
     def __await__(self) -> Generator[Any, None, Backtest]:
