@@ -139,7 +139,7 @@ def test_cancelling_keeps_what_was_answered(still):
     kept = test.answered
     test.cancel()
     run_until_idle(still)
-    with pytest.raises(Cancelled, match="are kept"):
+    with pytest.raises(Cancelled, match="answers; what was answered is kept"):
         test.result()
     assert test.finish_reason == "cancelled" and kept <= test.answered == test.frame.height < 60
     assert still.core.scratch == 0
