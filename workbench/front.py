@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import dataclasses
 import functools
 import operator
-import os
 import threading
 import weakref
 from pathlib import Path
@@ -18,8 +16,8 @@ import torch
 from workbench.engine.admission import Opening, SessionSpec
 from workbench.engine.calibrate import calibrate
 from workbench.engine.floor import Floor, weights_bandwidth
-from workbench.engine.graphs import CAPTURING
 from workbench.engine.holdings import Holding, holdings
+from workbench.engine.memory import pool_size
 from workbench.engine.model import Decoder, load
 from workbench.engine.tokens import Tokens
 from workbench.engine.work import Ingest, Overflow
@@ -41,10 +39,7 @@ from workbench.streams.render import Schema, schema_for
 from workbench.tape import weights_path
 from workbench.tick import OnFull
 
-DEFAULT_CELLS = 65_536
 DEFAULT_BUDGET = 16_384
-MEMORY_SHARE = 0.5  # of what is available, for the pool, where `cells` is not given
-GPU_SHARE = 0.9  # of a GPU's memory that is free after the weights, likewise
 
 _engines: list[weakref.ref[Engine]] = []  # of this process, in the order they were opened
 
@@ -121,7 +116,7 @@ class Engine(StatelessEngine):
         if model is None:
             decoder.name = name
         largest = max(max(shape.k_dim, shape.v_dim) for shape in decoder.layers.values())
-        num_cells = _pool_size(cells, decoder.bytes_per_cell, decoder.device, largest)
+        num_cells = pool_size(cells, decoder.bytes_per_cell, decoder.device, largest)
         kept = max(num_cells // 8, min(512, num_cells // 2)) if watermark is None else watermark
         if not 0 < kept < num_cells:
             msg = f"watermark={watermark}: expected 1 to {num_cells - 1:,} cells"
@@ -457,18 +452,6 @@ def _eos_ids(model: Any, tokenizer: Any) -> list[int]:
     return sorted(ids)
 
 
-def _available_memory(told: Path = Path("/proc/meminfo")) -> int:
-    """Bytes that can be had without swapping, files kept in memory included."""
-    with contextlib.suppress(OSError, StopIteration, ValueError):
-        lines = (line.split() for line in told.read_text().splitlines())
-        return 1024 * int(next(words[1] for words in lines if words[0] == "MemAvailable:"))
-    page = os.sysconf("SC_PAGE_SIZE")
-    try:
-        return os.sysconf("SC_AVPHYS_PAGES") * page
-    except ValueError:  # not known on every system: half of what there is
-        return os.sysconf("SC_PHYS_PAGES") * page // 2
-
-
 def _source(model: str | Path | tuple[Any, Any] | None) -> str | None:
     if not isinstance(model, (str, Path)):
         return None
@@ -487,31 +470,3 @@ def _check_wait(wait: Any) -> None:
     if not isinstance(wait, (bool, int, float)) or wait < 0:
         msg = f"wait={wait!r}: expected True, False or a number of seconds"
         raise WorkbenchError(msg)
-
-
-def _pool_size(cells: int | None, bytes_per_cell: int, device: str, dim: int) -> int:
-    """Cells of the pool: as many as asked for, or as usual. Kernels on a GPU index a head's cells,
-    of ``dim`` numbers each, with 32 bits."""
-    most = 2**31
-    if device == "cpu":
-        available = _available_memory()
-        usual = min(DEFAULT_CELLS, int(MEMORY_SHARE * available) // bytes_per_cell)
-    else:  # nobody else wants it
-        with CAPTURING, contextlib.suppress(RuntimeError):  # it is mere tidiness
-            torch.cuda.empty_cache()  # what loading the model has freed
-        available, _ = torch.cuda.mem_get_info(device)
-        most = (2**31 - 1) // dim
-        usual = min(int(GPU_SHARE * available) // bytes_per_cell, most)
-    if cells is None:
-        return max(1024, usual)
-    if cells < 2 or cells * bytes_per_cell > available:
-        msg = (
-            f"cells={cells:,} take {cells * bytes_per_cell / 1e9:.1f} GB at {bytes_per_cell:,} "
-            f"bytes each; expected at least 2 and at most {available // bytes_per_cell:,}, which "
-            "the available memory holds"
-        )
-        raise CellsExhausted(msg)
-    if cells > most:
-        msg = f"cells={cells:,}: expected at most {most:,}, which the kernels can index"
-        raise CellsExhausted(msg)
-    return cells

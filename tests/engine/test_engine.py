@@ -5,7 +5,6 @@ import threading
 import weakref
 
 import pytest
-import torch
 
 import workbench as wb
 from workbench.engine.admission import SessionSpec
@@ -20,7 +19,6 @@ from workbench.errors import (
     WorkbenchError,
 )
 from workbench.events import Committed, Planned, TokenOut
-from workbench.front import _available_memory, _pool_size
 from workbench.scheduler.scheduler import StepLimits
 from workbench.testing import (
     assert_recomputes,
@@ -351,25 +349,6 @@ def test_bad_options_open_nothing(still, options, error):
 def test_bad_engine_options(options):
     with pytest.raises(WorkbenchError, match="expected|not supported"):
         wb.Engine(tiny_model(), **{"cells": 256, "start": False, **options})
-
-
-def test_memory_that_files_take_counts_as_available(tmp_path):
-    told = tmp_path / "meminfo"
-    told.write_text("MemTotal: 32 kB\nMemFree: 1 kB\nMemAvailable: 24 kB\n")
-    assert _available_memory(told) == 24 * 1024
-    assert _available_memory(tmp_path / "none") > 1e8
-    assert _available_memory() > 1e8
-
-
-def test_a_pool_on_a_gpu_is_no_larger_than_kernels_can_index(monkeypatch):
-    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
-    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (148 * 10**9, 150 * 10**9))
-    most = (2**31 - 1) // 64
-    assert _pool_size(None, 3_072, "cuda", 64) == most < 0.9 * 148e9 / 3_072
-    assert _pool_size(most, 3_072, "cuda", 64) == most
-    with pytest.raises(CellsExhausted, match="which the kernels can index"):
-        _pool_size(most + 1, 3_072, "cuda", 64)
-    assert _pool_size(None, 100_000, "cuda", 128) == int(0.9 * 148e9) // 100_000
 
 
 def test_many_threads_at_once(engine):
