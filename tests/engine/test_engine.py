@@ -137,6 +137,31 @@ def test_a_failing_ingestion_keeps_its_rows_and_its_neighbours(still, monkeypatc
     assert_recomputes(still.decoder.model, seen, 1e-4)
 
 
+def test_jobs_run_alone_after_a_failure_do_not_overwrite_one_another(still, monkeypatch):
+    """As on a GPU, where a graph writes the logits of every step of a kind to one place."""
+    sessions = [still.open(name, cells=60) for name in "ab"]
+    for n, session in enumerate(sessions):
+        session.push(f"row {n}")
+    run_until_idle(still)
+    forward, place = still.decoder.forward, {}
+
+    def into_one_place(step):
+        if len(step.labels) > 1:
+            raise RuntimeError("out of memory")
+        values = forward(step)
+        return place.setdefault(values.shape, values.clone()).copy_(values)
+
+    monkeypatch.setattr(still.decoder, "forward", into_one_place)
+    answers = [s.ask_start("what?", max_tokens=3, temperature=1.0, seed=7) for s in sessions]
+    run_until_idle(still)
+    monkeypatch.undo()
+    for session, answer in zip(sessions, answers, strict=True):
+        again = session.ask_start("what?", max_tokens=3, temperature=1.0, seed=7)
+        run_until_idle(still)
+        assert answer.result().token_ids == again.result().token_ids
+        assert answer.logprobs == pytest.approx(again.logprobs, abs=1e-4)
+
+
 def test_logits_that_are_not_finite_are_an_error_not_an_answer(still):
     session = still.open("s", cells=100)
     session.push("data")

@@ -145,10 +145,14 @@ class StepEngine:
         except Exception as error:
             if len(jobs) == 1:
                 return [(jobs[0], error)]
-            alone = [pair for job in jobs for pair in self._compute([job])]
-            return [(j, r.copied() if isinstance(r, Logits) else r) for j, r in alone]
+            return [self._alone(job) for job in jobs]
         sizes = [sum(len(part.keep) for part in job.parts) for job in jobs]
         return list(zip(jobs, logits.split(sizes), strict=True))
+
+    def _alone(self, job: _Job) -> tuple[_Job, Logits | BaseException]:
+        """What a job gives by itself, copied: the next one's forward may write where it lies."""
+        ((_, result),) = self._compute([job])
+        return job, result.copied() if isinstance(result, Logits) else result
 
     def _forward(self, parts: list[Part]) -> Logits:
         step = Step.of(parts, self.cells, self.decoder.device)

@@ -71,21 +71,17 @@ class Questions:
                 f"have {watermark:,}; shorten it, lower max_tokens, or open the engine with a "
                 "larger watermark"
             )
-        try:
-            self._check_positions(question, position)
-        except QuestionError as error:
-            return error
-        return None
+        return self._too_far(question, position)
 
-    def _check_positions(self, question: Question, position: int) -> None:
-        """Refuse a question that goes on past the model's positions if it begins there."""
+    def _too_far(self, question: Question, position: int) -> QuestionError | None:
+        """Why a question cannot begin there: it goes on past the model's positions."""
         most = self.core.decoder.max_positions
-        if position + question.cells > most:
-            msg = (
-                f"the question ends {question.cells:,} tokens past position {position:,}, the "
-                f"model has {most:,} positions; shorten it or lower max_tokens"
-            )
-            raise QuestionError(msg)
+        if position + question.cells <= most:
+            return None
+        return QuestionError(
+            f"the question ends {question.cells:,} tokens past position {position:,}, the model "
+            f"has {most:,} positions; shorten it or lower max_tokens"
+        )
 
     def _position(self, question: Question, session: Ingest) -> int:
         """Where its branch will begin, as far as one can tell before it does."""
@@ -160,9 +156,11 @@ class Questions:
         else:
             try:
                 mark = question.session.as_of(question.at)
-                self._check_positions(question, mark.position)  # it may have grown meanwhile
             except QuestionError as error:
                 self.fail(question, error)
+                return True
+            if (far := self._too_far(question, mark.position)) is not None:  # it has grown since
+                self.fail(question, far)
                 return True
             self.core.scratch += question.cells
             self._begin_branch(question, question.session, mark, own)

@@ -9,7 +9,7 @@ from pathlib import Path
 from workbench.tape import weights_path
 
 TOKENS = 40_000_000  # the plan of the weights that are shipped
-TOKENS_A_MINUTE = 215_000  # of the plan, with the stages after it; by the speeds in LOG.md
+TOKENS_A_MINUTE = 173_000  # of the plan, with the stages after it; by the speeds in LOG.md
 CHECKPOINT = "checkpoint.pt"
 
 

@@ -7,6 +7,7 @@ with the judge's.
 from __future__ import annotations
 
 import functools
+import itertools
 from typing import Any
 
 from workbench.bench.contenders import QUESTION_TOKENS
@@ -46,15 +47,18 @@ def race(course: Course, process: Process) -> dict[str, Any]:
     try:
         course.say(f"{process.name}: starting for the mix")
         peer = course.start(process)
-        runs = [(system, sessions) for system in systems for sessions in options.mix]
-        most = schedule(course.material, options.mix[-1], options)
-        plans = [schedule(course.material, n, options, run) for run, (_, n) in enumerate(runs)]
+        runs = itertools.product((system.mode for system in systems), options.mix)
+        plans = {
+            (mode, sessions): schedule(course.material, sessions, options, run)
+            for run, (mode, sessions) in enumerate(runs)
+        }
         answer = int(main_answer(options.answers))
-        longest = max(planned.longest for planned in (most, *plans)) + answer + SPARE
+        longest = max(planned.longest for planned in plans.values()) + answer + SPARE
+        most = options.mix[-1]
         sizes = {
             "longest": longest,
-            "cells": (len(most.contexts) + 1) * longest + MOST_ASKED * (QUESTION_TOKENS + answer),
-            "sequences": len(most.contexts) + MOST_ASKED,
+            "cells": (most + 1) * longest + MOST_ASKED * (QUESTION_TOKENS + answer),
+            "sequences": most + MOST_ASKED,
         }
         result["opened"] = course.open(process, peer, **sizes)
         for system in systems:
@@ -63,10 +67,9 @@ def race(course: Course, process: Process) -> dict[str, Any]:
             result["equality"] += equality
             if not agreed(equality):
                 continue
-            for (of, sessions), planned in zip(runs, plans, strict=True):
-                if of is not system:
-                    continue
+            for sessions in options.mix:
                 course.say(f"{process.name}: {system.mode}, {sessions} sessions")
+                planned = plans[system.mode, sessions]
                 run, equality = _run(course, peer, system, sessions, planned)
                 result["equality"] += equality
                 if not agreed(equality):
