@@ -78,9 +78,10 @@ def test_attention_under_autocast_is_the_same_but_for_rounding(model, tokenizer)
         exact = tree_logits(model, batch)
         with torch.autocast("cpu", torch.bfloat16):
             rounded = tree_logits(model, batch).float()
-    # bfloat16 keeps eight bits; logits of an untrained model are of order 0.1
-    assert (exact - rounded).abs().max() < 0.02
-    assert (exact - rounded).abs().mean() < 0.05 * exact.abs().mean()
+    # bfloat16 keeps eight bits, and roundings add up: 0.4% on average, whatever the seed, and 1.5 to
+    # 3% of the largest logit at worst
+    assert (exact - rounded).abs().max() < 0.05 * exact.abs().max()
+    assert (exact - rounded).abs().mean() < 0.01 * exact.abs().mean()
 
 
 def test_a_batch_depends_only_on_the_seed(tokenizer):
@@ -88,6 +89,16 @@ def test_a_batch_depends_only_on_the_seed(tokenizer):
     assert torch.equal(first.ids, again.ids)
     assert torch.equal(first.hints.at, again.hints.at)
     assert not torch.equal(first.ids, other.ids)
+
+
+@pytest.mark.parametrize(("context", "branches"), [(512, 384), (2304, 1024), (9216, 2048)])
+def test_questions_are_about_every_part_of_a_context(tokenizer, context, branches):
+    found = np.zeros(10)
+    for seed in range(3):
+        batch = make(tokenizer, seed, batch=2, context=context, branches=branches, max_k=20)
+        begins = batch.mask[:, 0, :, :context].sum(-1)
+        found += np.histogram(begins[begins > 0], 10, (0, context))[0]
+    assert (found > 0.05 * found.sum()).all(), found
 
 
 def test_a_context_shorter_than_a_row_draws_another_stream(tokenizer):

@@ -6,6 +6,7 @@ just what the engine computes when it asks, so nothing about asking is new to th
 
 from __future__ import annotations
 
+import bisect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -55,7 +56,8 @@ class Branch:
         """The weight of each answer token in the loss."""
         weights = np.ones(len(self.answer), dtype=np.float32)
         weights[-1] = END_WEIGHT
-        if self.asked.family not in VALUES:
+        number = self.asked.family == "compare" and not self.asked.choices
+        if self.asked.family not in VALUES and not number:
             weights[:-1] = CHOICE_WEIGHT / (len(self.answer) - 1)
         return weights
 
@@ -181,7 +183,8 @@ def make_batch(
                 rng.integers(1, len(rows) + 1, branches // 9 + 2), families, strict=True
             )
         ]
-        made.append((seen, branches_for(tokenizer, [a for a in asked if a], ends)))
+        drawn = branches_for(tokenizer, [a for a in asked if a], ends)
+        made.append((seen, fitting(drawn, branches)))
     laid = lay_out(tokenizer, made, context, branches)
     kept = torch.from_numpy(rng.random(laid.row_weight.shape) < ROW_SHARE)
     parts = [torch.from_numpy(np.concatenate(part)) for part in zip(*found, strict=True)]
@@ -298,6 +301,18 @@ def lay_out(
         torch.from_numpy(answer_weight),
         torch.from_numpy(row_weight),
     )
+
+
+def fitting(drawn: list[Branch], branches: int) -> list[Branch]:
+    """As many of ``drawn`` as there is room for, the first of them.
+
+    Drawn at random, they ask about every part of the context; the earliest that fit would not.
+    """
+
+    def too_many(number: int) -> bool:
+        return len(_placed(drawn[:number], branches)) < number
+
+    return drawn[: bisect.bisect_left(range(len(drawn) + 1), True, key=too_many) - 1]
 
 
 def _placed(drawn: list[Branch], branches: int) -> list[tuple[int, Branch]]:

@@ -72,7 +72,7 @@ def compare(at: Moment) -> Asked | None:
     first, second = _two(at.rng)
     draw = at.rng.random()
     if draw < 0.45:
-        return _which(at, (first, first), (second, second), "", 0)
+        return _which(at, (first, first), (second, second), "", 0, family="compare")
     over = float(first) > float(second)
     if draw < 0.75:
         text = at.pick(wording.COMPARE).format(x=first, n=second)
@@ -81,8 +81,9 @@ def compare(at: Moment) -> Asked | None:
 
 
 def _which(
-    at: Moment, one: tuple[str, str], other: tuple[str, str], column: str, k: int
-) -> Asked | None:
+    at: Moment, one: tuple[str, str], other: tuple[str, str], column: str, k: int, *,
+    family: str = "larger",
+) -> Asked | None:  # fmt: skip
     """Which of two is larger or smaller, each as the question calls it and as it is printed."""
     (_, a), (_, b) = one, other
     if float(a) == float(b):
@@ -92,7 +93,7 @@ def _which(
     said = [one[0], other[0]] if at.rng.random() < 0.5 else [other[0], one[0]]
     forms = wording.WHICH_LARGER if most else wording.WHICH_SMALLER
     text = at.pick(forms).format(a=said[0], b=said[1])
-    return at.asked("larger", text, answer, (), k, column)
+    return at.asked(family, text, answer, (), k, column)
 
 
 def _yes_or_no(

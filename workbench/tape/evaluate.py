@@ -282,9 +282,11 @@ def scores(cells: Cells) -> list[Score]:
 
 
 def baseline(asked: list[Asked]) -> float:
-    """How often always giving the commonest answer is right."""
+    """How often always giving the commonest answer is right, or any of those the question names."""
     if all(a.family == "who" for a in asked):
         return float(np.mean([1 / len(a.choices) for a in asked]))
+    if all(a.family in ("larger", "compare") for a in asked):
+        return 0.5
     answers = [str(a.choices.index(a.answer)) if a.choices else a.answer for a in asked]
     return Counter(answers).most_common(1)[0][1] / len(asked)
 

@@ -171,7 +171,8 @@ def _absent(at: Moment) -> Asked | None:
     if at.schema == "iot":
         words |= {"low", "high"}
     spoken = ["temperature", "speed", "heart rate", "volume", "humidity", "pressure", "close"]
-    others = [w for w in (*spoken, *NAMES[20:]) if len(w) > 1 and w not in words | known]
+    parts = {part for w in words | known for part in w.split()}  # "pressure" is a blood pressure
+    others = [w for w in (*spoken, *NAMES[20:]) if len(w) > 1 and parts.isdisjoint(w.split())]
     if at.stream.retold and at.rng.random() < 0.5:
         others = [draw_name(at.rng)]
     x = at.pick(others)
@@ -326,7 +327,11 @@ def _happened(at: Moment) -> Asked | None:
         if at.stream.retold:
             kinds = sorted({row["message"] for row in at.stream.rows})
     wanted = at.rng.random() < 0.5
-    those = [kind for kind in kinds if (kind in there) == wanted]
+    # A message may go on with a number: 'cache hit 633' is a cache hit.
+    those = [
+        kind for kind in kinds
+        if (kind in there if by_level else any(kind in text for text in there)) == wanted
+    ]  # fmt: skip
     if not those:
         return None
     forms = wording.HAPPENED_LEVEL if by_level else wording.HAPPENED_TEXT

@@ -130,6 +130,28 @@ STAGES = (
         2.34, batch=1, context=9216, branches=2048, names=0.4, several=0.6, rates=(0.2, 0.01),
         more={"last": 0.3, "trend": 0.1, "level": 0.1},
     ),
+    # The same again, since whose a value is was still being learned; then trends of each.
+    Stage(
+        2.42, batch=8, context=256, branches=512, names=0.2, several=1.0, rates=(0.33, 0.33),
+        more={"last": 0.7, "trend": 0.1, "level": 0.08},
+    ),
+    Stage(
+        2.48, batch=8, context=256, branches=512, names=0.2, several=1.0, rates=(0.33, 0.33),
+        more={"last": 0.3, "trend": 0.35, "level": 0.2},
+    ),
+    Stage(
+        2.60, batch=8, context=512, branches=384, names=0.4, several=0.6, rates=(0.33, 0.15),
+        more={"last": 0.25, "trend": 0.2, "level": 0.15, "extreme": 0.05, "who": 0.04,
+              "compare": 0.03},
+    ),
+    Stage(
+        2.70, batch=2, context=2304, branches=1024, names=0.4, several=0.6, rates=(0.15, 0.08),
+        more={"last": 0.25, "trend": 0.15, "level": 0.12, "extreme": 0.04},
+    ),
+    Stage(
+        2.74, batch=1, context=9216, branches=2048, names=0.4, several=0.6, rates=(0.2, 0.01),
+        more={"last": 0.3, "trend": 0.1, "level": 0.1},
+    ),
 )
 # fmt: on
 
