@@ -24,7 +24,7 @@ notebooks: $(INSTALLED)  ## run the tutorials and compare their outputs
 	  --nbval-sanitize-with notebooks/sanitize.cfg notebooks
 
 bench: $(INSTALLED)  ## measure latency against context growth (about ten minutes, idle machine)
-	$(BIN)/python -m workbench.bench latency
+	$(BIN)/python -m workbench.bench latency --stateless-repeats 1
 
 pictures: $(INSTALLED)  ## take pictures of the dashboard into out/pictures, and the two of the README (needs Chromium)
 	$(BIN)/python -m workbench.notebook.screenshot out/pictures

@@ -123,9 +123,7 @@ class Backtest(Completion):
     def cancel(self) -> None:
         """Stop at the next step; ``answers`` keeps what has arrived. Safe at any time."""
         if not self.done and not self._engine.closed:
-            answers = f"{self.answered} answer{'s' * (self.answered != 1)}"
-            error = Cancelled(f"cancelled after {answers}; what was answered is kept")
-            self._engine.post(lambda: self._end("cancelled", error))
+            self._engine.post(self._end_early)
 
     def __await__(self) -> Generator[Any, None, Backtest]:
         return self._result().__await__()
@@ -144,6 +142,11 @@ class Backtest(Completion):
             self._engine.post(self._begin)
         else:
             pushed.when_done(lambda: self._go_on(self._begin, pushed.error))
+
+    def _end_early(self) -> None:
+        answers = f"{self.answered} answer{'s' * (self.answered != 1)}"
+        error = Cancelled(f"cancelled after {answers}; what was answered is kept")
+        self._end("cancelled", error)
 
     def _go_on(self, step: Callable[[], None], error: BaseException | None = None) -> None:
         """Do this in the engine thread, between two steps; any thread may say so."""

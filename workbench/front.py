@@ -61,13 +61,15 @@ class Engine(StatelessEngine):
         graphs: on a GPU, capture short steps as CUDA graphs; off for looking into a model's code.
         threads: CPU threads of torch for this engine, and for whatever starts later in the process;
             None leaves them as they are.
-        watermark: cells kept for questions; None takes an eighth of the pool.
+        watermark: cells kept for questions; None takes an eighth of the pool, but at least 512, or
+            half of a smaller one.
         limits: sizes of a step; None measures at start-up how many tokens a step may have before
             more of them no longer make it more efficient (a fraction of a second).
         speculate: guess tokens of greedy answers from what the context repeats (prompt lookup), and
             from what the same question was answered last; the model verifies them, so answers
             stay the same.
-        cost: what steps cost, to begin with; None measures it likewise. It learns from every step.
+        cost: what steps cost, to begin with; None measures it likewise, unless ``limits`` is given.
+            It learns from every step.
         progress: say what it is busy with, if loading takes longer than a moment.
         start: run the engine thread; tests turn it off and call ``step`` themselves.
 

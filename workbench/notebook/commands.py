@@ -197,7 +197,7 @@ COMMANDS: dict[str, Command] = {
                    is_keyword=False),
             Option("--overflow", "overflow", "HOW", "when it is full: error, rebuild or evict",
                    one_of(*OVERFLOWS), values=OVERFLOWS),
-            Option("--window", "window", "TOKENS", "what a rebuilt window keeps at least",
+            Option("--window", "window", "TOKENS", "tokens that a rebuilt window begins with at most",
                    whole(1)),
             Option("--evictable", "evictable", "", "others may have its cells while it is idle"),
             Option("--wait", "wait", "SECONDS", "wait in line for cells instead of failing",
