@@ -94,6 +94,37 @@ def test_all_of_a_peer_raced_anew(file):
     assert [part["a"] for part in times(whole)] == [99.0, 99.0, 88.0]
 
 
+def failed(name):
+    """A peer that did not start, in both of its turns."""
+    found = peer(name, 0.0, mix=0.0) | {"failed": "it is not installed", "samples": []}
+    found["standing"]["samples"] = []
+    found["mix"] |= {"failed": "it is not installed", "runs": []}
+    return found
+
+
+@pytest.mark.parametrize("parts", [PARTS, ["mix"], ["single", "standing"]])
+def test_an_attempt_that_measured_nothing_leaves_what_the_file_has(file, parts):
+    old = again.read(file)
+    before = times(report.summarize(old))
+    whole = report.summarize(again.put_into(old, race(failed("a"), failed("c"), parts=parts)))
+    assert times(whole) == before
+    a, b, c = whole["peers"]
+    assert a["failed"] is None and a["mix"]["failed"] is None and "raced" not in a
+    assert a["tried"] == {"command": "first", "began": "then", "failed": "it is not installed"}
+    assert "tried" not in b and c["failed"] == "it is not installed"
+    report.write(whole, file)
+    later = again.put_into(again.read(file), race(peer("a", 99.0, mix=8.0)))
+    assert "tried" not in later["peers"][0]
+
+
+def test_a_file_says_all_parts_that_it_has(file):
+    old = report.summarize(race(peer("a", 10.0), parts=["single", "standing"]))
+    report.write(old, file)
+    assert not file.with_name("race-mix.parquet").exists()  # of the race that was there before
+    whole = again.put_into(again.read(file), race(peer("a", 1.0, mix=2.0), parts=["mix"]))
+    assert whole["settings"]["parts"] == list(PARTS)
+
+
 def test_what_does_not_belong_together_is_not_put_together(file):
     old = again.read(file)
     with pytest.raises(WorkbenchError, match=r"settings are not those of this race \(seed\)"):

@@ -78,8 +78,8 @@ def test_attention_under_autocast_is_the_same_but_for_rounding(model, tokenizer)
         exact = tree_logits(model, batch)
         with torch.autocast("cpu", torch.bfloat16):
             rounded = tree_logits(model, batch).float()
-    # bfloat16 keeps eight bits, and roundings add up: 0.4% on average, whatever the seed, and 1.5 to
-    # 3% of the largest logit at worst
+    # bfloat16 keeps eight bits, and roundings add up: 0.4% on average, whatever the seed, and at
+    # worst 1.5 to 3% of the largest logit
     assert (exact - rounded).abs().max() < 0.05 * exact.abs().max()
     assert (exact - rounded).abs().mean() < 0.01 * exact.abs().mean()
 

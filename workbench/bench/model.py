@@ -28,7 +28,7 @@ from workbench.tape import weights_path
 from workbench.waiting import aside
 
 TAPE = "tape"
-MAX_LENGTHS = {"8b": 140_000}  # positions, where there are more than usual
+MAX_LENGTHS = {"8b": 140_000, "250m": 131_072}  # positions, where there are more than usual
 PEAK = 3**0.5  # factor on queries and on keys: attention scores spread by its square
 
 SIZES: dict[str, dict[str, int]] = {

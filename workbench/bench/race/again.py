@@ -14,7 +14,8 @@ from typing import Any
 
 import polars as pl
 
-from workbench.bench.race.options import MIX, SINGLE, STANDING
+from workbench.bench.race.options import MIX, PARTS, SINGLE, STANDING
+from workbench.bench.race.report import SUFFIXES
 from workbench.errors import WorkbenchError
 
 TURNS = ({SINGLE, STANDING}, {MIX}, {SINGLE, STANDING, MIX})
@@ -39,7 +40,7 @@ def read(path: Path) -> dict[str, Any]:
         raise WorkbenchError(msg)
     singles, standing, events = (
         _rows(path.with_name(f"{path.stem}{suffix}.parquet"))
-        for suffix in ("", "-standing", "-mix")
+        for suffix in SUFFIXES
     )
     for peer in result["peers"]:
         name = peer["peer"]
@@ -53,7 +54,9 @@ def read(path: Path) -> dict[str, Any]:
 
 
 def put_into(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
-    """``old`` with the turns of ``new`` in place of its own.
+    """``old`` with the turns of ``new`` in place of its own, except where nothing was measured.
+
+    A turn that failed at once leaves what the file has; ``tried`` says why it failed.
 
     Raises:
         WorkbenchError: they are of different models or settings, or of different machines.
@@ -71,16 +74,35 @@ def put_into(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
             raise WorkbenchError(msg)
     said = {"command": new["command"], "began": new["began"]}
     peers = {peer["peer"]: peer for peer in old["peers"]}
-    mixed = set(new["settings"]["parts"]) == {MIX}
+    parts = set(new["settings"]["parts"])
     for peer in new["peers"]:
-        before = peers.get(peer["peer"])
-        mix = peer.get("mix") and peer["mix"] | {"raced": said}
-        if mixed and before is not None:
-            peers[peer["peer"]] = before | {"mix": mix}
-        else:
-            kept = before.get("mix") if before and MIX not in new["settings"]["parts"] else mix
-            peers[peer["peer"]] = peer | {"raced": said} | ({"mix": kept} if kept else {})
-    return {**old, "peers": list(peers.values())}
+        before = peers.get(peer["peer"], {})
+        contexts, mix = _turns(peer)
+        contexts, mix = contexts | {"raced": said}, mix and mix | {"raced": said}
+        contexts_before, mix_before = _turns(before)
+        failed = [turn["failed"] for turn in (contexts, mix) if turn and turn["failed"]]
+        if before and (parts == {MIX} or (_measured(contexts_before) and not _measured(contexts))):
+            contexts = contexts_before
+        if MIX not in parts or (_measured(mix_before) and not _measured(mix)):
+            mix = mix_before
+        tried = said | {"failed": failed[0]} if failed else None
+        whole = contexts | {"mix": mix, "tried": tried}
+        peers[peer["peer"]] = {k: v for k, v in whole.items() if v is not None or k == "failed"}
+    known = {*old["settings"]["parts"], *parts}
+    settings = old["settings"] | {"parts": [part for part in PARTS if part in known]}
+    return {**old, "settings": settings, "peers": list(peers.values())}
+
+
+def _turns(peer: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any] | None]:
+    """On contexts, and in the mix."""
+    return {k: v for k, v in peer.items() if k not in ("mix", "tried")}, peer.get("mix")
+
+
+def _measured(turn: Mapping[str, Any] | None) -> bool:
+    """Whether anything was."""
+    turn = turn or {}
+    standing = (turn.get("standing") or {}).get("samples")
+    return bool(turn.get("samples") or standing or turn.get("runs"))
 
 
 def _rows(path: Path) -> list[dict[str, Any]]:

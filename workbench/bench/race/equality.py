@@ -52,6 +52,9 @@ class Judge:
     ) -> dict[str, Any]:
         """Compare a greedy answer's log-probabilities, choices and margins.
 
+        Raises:
+            PeerFailed: it does not have as many log-probabilities as tokens.
+
         Args:
             found: the answer, with its ``ids`` and ``logprobs``, which may be None.
             length: tokens of the context before ``read``.
@@ -60,6 +63,9 @@ class Judge:
             question: its tokens.
         """
         ids = found["ids"]
+        if found["logprobs"] and len(found["logprobs"]) != len(ids):
+            msg = f"expected {len(ids)} log-probabilities, got {len(found['logprobs'])}"
+            raise PeerFailed(msg)
         truth = self.score(length, [*read, *question], ids)
         difference = missing = None
         if found["logprobs"]:
@@ -95,7 +101,14 @@ class Judge:
         read: Sequence[int],
         question: Sequence[int],
     ) -> dict[str, Any]:
-        """Compare the log-odds of two closed answers, one token each."""
+        """Compare the log-odds of two closed answers, one token each.
+
+        Raises:
+            PeerFailed: it does not have as many chances.
+        """
+        if len(found["chances"] or ()) != len(choices):
+            msg = f"expected {len(choices)} chances, got {found['chances']}"
+            raise PeerFailed(msg)
         ids = [*read, *question]
         first, second = (self.score(length, ids, [token])["logprobs"][0] for token in choices)
         ours = torch.tensor(found["chances"], dtype=torch.float64).log()

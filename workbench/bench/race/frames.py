@@ -29,7 +29,8 @@ MIX = {
 PEERS = {
     "system": pl.String, "version": pl.String, "weights": pl.String, "cache": pl.String,
     "differs_by": pl.Float64, "agrees": pl.Boolean, "gb_per_s_before": pl.Float64,
-    "gb_per_s_after": pl.Float64, "failed": pl.String,
+    "gb_per_s_after": pl.Float64, "mix_gb_per_s_before": pl.Float64,
+    "mix_gb_per_s_after": pl.Float64, "failed": pl.String, "mix_failed": pl.String,
 }  # fmt: skip
 
 
@@ -105,7 +106,8 @@ def peers_frame(result: Mapping[str, Any]) -> pl.DataFrame:
     """A row for each system: what it ran with, how far its answers are from float32's, why not."""
     rows = []
     for peer in result["peers"]:
-        opened, bandwidth = peer.get("opened", {}), peer["bandwidth"]
+        opened, bandwidth, mix = peer.get("opened", {}), peer["bandwidth"], peer.get("mix") or {}
+        mixed = mix.get("bandwidth", {})
         checks = [
             check
             for part in (peer, peer.get("standing"), peer.get("mix"))
@@ -123,6 +125,9 @@ def peers_frame(result: Mapping[str, Any]) -> pl.DataFrame:
                 "agrees": agreed(own) if own else None,
                 "gb_per_s_before": bandwidth["before"] / 1e9,
                 "gb_per_s_after": bandwidth["after"] / 1e9,
+                "mix_gb_per_s_before": mixed["before"] / 1e9 if mixed else None,
+                "mix_gb_per_s_after": mixed["after"] / 1e9 if mixed else None,
                 "failed": peer["failed"] or None,
+                "mix_failed": mix.get("failed") or mix.get("not_counted", {}).get(system),
             })  # fmt: skip
     return pl.DataFrame(rows, schema=PEERS)

@@ -57,10 +57,13 @@ class Material:
     tokens: Tokens
     seed: int
 
-    def fresh(self) -> Iterator[list[int]]:
-        """Bars that are not in the context, without end; the same ones each time."""
+    def fresh(self, part: int = 0) -> Iterator[list[int]]:
+        """Bars that are not in the context, without end; the same ones each time.
+
+        Another ``part`` of the race has others: nothing an engine kept of one helps in the next.
+        """
         schema = schema_for(SCHEMA)
-        for row in bars(self.seed + 1_000_003):
+        for row in bars(self.seed + (part + 1) * 1_000_003):
             yield self.tokens.data(schema.render([row]))
 
     def write(self, path: Path) -> None:

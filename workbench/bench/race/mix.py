@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+from collections.abc import Mapping
 from typing import Any
 
 from workbench.bench.contenders import QUESTION_TOKENS
@@ -22,6 +23,10 @@ REHEARSED = 4  # sessions
 COMPARED = 3  # answers of a run that the judge looks at
 SPARE = 64  # tokens of a session beyond what it will need
 MOST_ASKED = 64  # questions under way at once, for engines that want to know
+
+
+class NotCounted(Exception):
+    """What one system did cannot be counted; its process is well, and has others."""
 
 
 def race(course: Course, process: Process) -> dict[str, Any]:
@@ -42,6 +47,7 @@ def race(course: Course, process: Process) -> dict[str, Any]:
         "bandwidth": {"before": course.bandwidth()},
         "equality": [],
         "runs": [],
+        "not_counted": {},
     }
     peer = None
     try:
@@ -62,19 +68,10 @@ def race(course: Course, process: Process) -> dict[str, Any]:
         }
         result["opened"] = course.open(process, peer, **sizes)
         for system in systems:
-            course.say(f"{process.name}: {system.mode}, rehearsal")
-            equality = compared(functools.partial(_rehearse, course, peer, system))
-            result["equality"] += equality
-            if not agreed(equality):
-                continue
-            for sessions in options.mix:
-                course.say(f"{process.name}: {system.mode}, {sessions} sessions")
-                planned = plans[system.mode, sessions]
-                run, equality = _run(course, peer, system, sessions, planned)
-                result["equality"] += equality
-                if not agreed(equality):
-                    break  # who is wrong is not measured
-                result["runs"].append(run)
+            try:
+                _take_turn(course, process, peer, system, plans, result)
+            except NotCounted as error:
+                result["not_counted"][system.name] = str(error)
     except PeerFailed as error:
         result["failed"] = failure(process, error)
     finally:
@@ -82,6 +79,26 @@ def race(course: Course, process: Process) -> dict[str, Any]:
             peer.close()
     result["bandwidth"]["after"] = course.bandwidth()
     return result
+
+
+def _take_turn(
+    course: Course, process: Process, peer: PeerProcess, system: System,
+    plans: Mapping[tuple[str, int], Schedule], result: dict[str, Any],
+) -> None:  # fmt: skip
+    """One system: a rehearsal, then each number of sessions, into ``result``."""
+    course.say(f"{process.name}: {system.mode}, rehearsal")
+    equality = compared(functools.partial(_rehearse, course, peer, system))
+    result["equality"] += equality
+    if not agreed(equality):
+        return
+    for sessions in course.options.mix:
+        course.say(f"{process.name}: {system.mode}, {sessions} sessions")
+        planned = plans[system.mode, sessions]
+        run, equality = _run(course, peer, system, sessions, planned)
+        result["equality"] += equality
+        if not agreed(equality):
+            return  # who is wrong is not measured
+        result["runs"].append(run)
 
 
 def _rehearse(
@@ -94,8 +111,8 @@ def _rehearse(
     asked = [i for i, due in enumerate(planned.events) if due.kind == QUESTION]
     late = [i for i in asked if found["done"][i]["last_ms"] is None]
     if late:
-        msg = f"mix: {len(late)} of {len(asked)} questions of the rehearsal were not answered"
-        raise PeerFailed(msg)
+        msg = f"{len(late)} of {len(asked)} questions of the rehearsal were not answered"
+        raise NotCounted(msg)
     return [_judged(course, system, planned, i, found["done"][i], sessions) for i in asked]
 
 
@@ -126,10 +143,10 @@ def _run(
         done = found["done"][index]
         if done["position"] < planned.least(index):
             msg = (
-                f"mix: a question saw {done['position']} tokens of its session, "
+                f"a question saw {done['position']} tokens of its session, "
                 f"{planned.least(index)} were due before it"
             )
-            raise PeerFailed(msg)
+            raise NotCounted(msg)
         if place % -(-len(answered) // COMPARED) == 0:
             checks.append(_judged(course, system, planned, index, done, sessions))
     return run, checks
@@ -158,8 +175,8 @@ def _judged(
     due = planned.events[index]
     read = planned.read(due.session, done["position"])
     if read is None:
-        msg = f"mix: a question saw {done['position']} tokens, which is in the middle of a bar"
-        raise PeerFailed(msg)
+        msg = f"a question saw {done['position']} tokens, which is in the middle of a bar"
+        raise NotCounted(msg)
     stale = None
     if done["logprobs"]:
         stale = read[: planned.least(index) - _last_bar(planned, index)]

@@ -116,8 +116,8 @@ PROCESSES = (
             System("llama.cpp, kept warm", "warm", "arrival",
                    "every bar is decoded; a question is cut off with seq_rm",
                    standing="the bar, then a batch of all questions, on sequences that share it",
-                   mix="a sequence each; what is due joins the next batch, questions on "
-                   "sequences that share it"),
+                   mix="a sequence each, with cells of its own; questions first, cut off with "
+                   "seq_rm; bars while nothing is answered"),
             System("llama.cpp, prefix reuse", "prefix", "question",
                    "what is new is decoded when asked, then cut off",
                    standing="the bar and all questions in a batch, on sequences that share it",
@@ -141,7 +141,7 @@ PROCESSES = (
             System("transformers, kept warm", "warm", "arrival",
                    "DynamicCache; a question's tokens are cropped off afterwards",
                    standing="one question after the other, each cropped off",
-                   mix="a DynamicCache each; one thing at a time, in order of arrival"),
+                   mix="a DynamicCache each; one thing at a time, questions first"),
             System("transformers, static, kept warm", "static", "arrival",
                    "StaticCache with just the room that is needed",
                    standing="one question after the other, each cropped off"),

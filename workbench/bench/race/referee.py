@@ -149,7 +149,7 @@ def _on_contexts(course: Course, process: Process, result: dict[str, Any]) -> No
             course.say(f"{process.name}: reading {context:,} tokens")
             filled = peer.ask("fill", options.timeout, length=length)
             result["reading"].append({"context": context, "seconds": filled["seconds"]})
-            bars, later = material.fresh(), material.fresh()
+            bars, later = material.fresh(), material.fresh(1)
             for system in process.systems:
                 if SINGLE in options.parts and system.name not in refused:
                     course.say(f"{process.name}: {system.mode}, {context:,} tokens")

@@ -18,6 +18,7 @@ from workbench.engine.floor import Floor
 
 MOST_DRIFT = 0.15  # of the bandwidth within one peer's turn, on an idle machine
 FLASH_HIT = "flash hit"
+SUFFIXES = ("", "-standing", "-mix")  # of the parquet files beside a JSON
 
 
 def summarize(result: dict[str, Any]) -> dict[str, Any]:
@@ -172,7 +173,7 @@ def files(result: Mapping[str, Any], out: Path) -> dict[Path, list[dict[str, Any
             of = named | {"system": run["system"], "sessions": run["sessions"]}
             mix += [of | event for event in run["events"]]
     found: dict[Path, list[dict[str, Any]]] = {out: []}
-    for suffix, rows in (("", singles), ("-standing", standing), ("-mix", mix)):
+    for suffix, rows in zip(SUFFIXES, (singles, standing, mix), strict=True):
         if rows:
             found[out.with_name(f"{out.stem}{suffix}.parquet")] = rows
     return found
@@ -181,9 +182,11 @@ def files(result: Mapping[str, Any], out: Path) -> dict[Path, list[dict[str, Any
 def write(result: dict[str, Any], out: Path) -> None:
     """JSON at ``out``, and every sample and event as a row of a parquet file beside it.
 
-    They are in the parquet files alone.
+    They are in the parquet files alone. Those of an earlier race are gone with it.
     """
     out.parent.mkdir(parents=True, exist_ok=True)
+    for suffix in SUFFIXES:
+        out.with_name(f"{out.stem}{suffix}.parquet").unlink(missing_ok=True)
     for path, rows in files(result, out).items():
         if rows:
             pl.DataFrame(rows, infer_schema_length=None).write_parquet(path)

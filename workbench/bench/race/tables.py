@@ -79,6 +79,11 @@ def _note(peer: Mapping[str, Any]) -> str:
     said = [f"did not finish: {peer['failed']}"] if peer["failed"] else []
     if peer.get("mix") and peer["mix"]["failed"]:
         said.append(f"did not finish the mix: {peer['mix']['failed']}")
+    if peer.get("mix"):
+        for system, reason in peer["mix"].get("not_counted", {}).items():
+            said.append(f"{system} not counted in the mix: {reason}")
+    if peer.get("tried"):
+        said.append(f"raced again on {peer['tried']['began'][:10]}: {peer['tried']['failed']}")
     return "; ".join(said)
 
 

@@ -16,6 +16,7 @@ from wire import Peer, Question, Reply, Round, serve
 
 STEP = 2048  # tokens of one call
 INNER = 512  # of one pass within it
+PAD = 256  # cells of a sequence come in such steps
 MOST_SEQUENCES = 256  # of one context, as llama.cpp is built
 
 
@@ -89,24 +90,13 @@ class LlamaCpp(Peer):
         if not self._model:
             msg = "llama.cpp did not load the GGUF file"
             raise ValueError(msg)
-        self._sequences = min(settings["sequences"] + 1, MOST_SEQUENCES)
-        params = llama_cpp.llama_context_default_params()
-        params.n_ctx = -(-settings["cells"] // 256) * 256
-        params.n_batch, params.n_ubatch, params.n_seq_max = STEP, INNER, self._sequences
-        params.n_threads = params.n_threads_batch = settings["threads"]
-        params.flash_attn_type = 1
-        params.kv_unified = True  # a question's sequence shares its context's cells
-        params.no_perf = True
-        self._ctx = llama_cpp.llama_init_from_model(self._model, params)
-        if not self._ctx:
-            msg = "llama.cpp did not make a context"
-            raise ValueError(msg)
-        self._memory = llama_cpp.llama_get_memory(self._ctx)
+        self._threads = settings["threads"]
+        self._longest = settings["longest"]
+        self._ctx: Any = None
+        sequences = min(settings["sequences"] + 1, MOST_SEQUENCES)
+        self._open(settings["cells"], sequences, shared=True)
         vocab = llama_cpp.llama_model_get_vocab(self._model)
         self._words = llama_cpp.llama_vocab_n_tokens(vocab)
-        self._batch = llama_cpp.llama_batch_init(STEP, 0, self._sequences)
-        self._length = 0  # of the context
-        self._at = 0  # next position
         self._waiting: list[int] = []
 
     def about(self) -> dict[str, Any]:
@@ -176,12 +166,18 @@ class LlamaCpp(Peer):
     # Many sessions.
 
     def mix(self, mode: str, table: Timetable) -> None:
-        """A sequence per session; whatever is due joins the next call, questions on branches."""
-        self._remove(-1, -1)
+        """A sequence with cells of its own per session, questions first.
+
+        A question joins the answers that decode. It goes to its session's sequence, after the bars
+        that nobody read yet, and is cut off when answered; until then the session waits. Bars are
+        read while nothing is answered, those of one session a call: llama.cpp would not compute
+        them in one pass with another's.
+        """
+        sessions = len(table.contexts)
+        self._open(sessions * self._longest, sessions, shared=False)
         for sequence, ids in enumerate(table.contexts):
             self._decode(run_of(ids, 0, (sequence,)))
         lengths = [len(ids) for ids in table.contexts]
-        free = list(range(len(lengths), self._sequences))
         bars: list[list[Event]] = [[] for _ in lengths]
         asked: list[Event] = []
         running: list[tuple[Event, Branch]] = []
@@ -192,32 +188,24 @@ class LlamaCpp(Peer):
                 if event.is_bar and mode == "prefix":
                     table.keep(event)
             tokens = [token for _, branch in running for token in branch.decode()]
+            busy = {branch.sequence for _, branch in running}
+            question = next((event for event in asked if event.session not in busy), None)
             reading: list[Event] = []
-            busy: set[int] = set()  # a branch shares what was read before this call, no more
-            for event in list(asked):
-                session, read = event.session, bars[event.session]
-                most = sum(len(bar.ids) for bar in read) + len(event.ids)
-                if session in busy or not free or len(tokens) + most > STEP:
-                    continue
-                asked.remove(event)
-                sequence = free.pop()
-                self._share(session, sequence)
-                for bar in read:
-                    tokens += run_of(bar.ids, lengths[session], (session, sequence))
-                    lengths[session] += len(bar.ids)
-                    busy.add(session)
-                reading += read
-                bars[session] = []
-                question = Question(event.ids, table.tokens, None, table.scored)
-                branch = Branch(sequence, lengths[session], question)
-                table.sees(event, lengths[session])
+            if question is not None:
+                reading = bars[question.session]
+            elif mode == "warm" and not running:
+                reading = min(filter(None, bars), key=lambda new: new[0].at, default=[])
+            for bar in reading:
+                tokens += run_of(bar.ids, lengths[bar.session], (bar.session,))
+                lengths[bar.session] += len(bar.ids)
+                bars[bar.session] = []
+            if question is not None:
+                asked.remove(question)
+                wanted = Question(question.ids, table.tokens, None, table.scored)
+                branch = Branch(question.session, lengths[question.session], wanted)
+                table.sees(question, branch.position)
                 tokens += branch.prefill()
-                running.append((event, branch))
-            for session, read in enumerate(bars):
-                while mode == "warm" and read and len(tokens) + len(read[0].ids) <= STEP:
-                    reading.append(read[0])
-                    tokens += run_of(read[0].ids, lengths[session], (session,))
-                    lengths[session] += len(read.pop(0).ids)
+                running.append((question, branch))
             if not tokens:
                 table.wait()
                 continue
@@ -227,15 +215,38 @@ class LlamaCpp(Peer):
                 branch.take(logits)
                 if table.answered(event, branch.ids[-1:], branch.logprobs[-1:]):
                     running.remove(pair)
-                    self._remove(branch.sequence, -1)
-                    free.append(branch.sequence)
+                    self._remove(branch.sequence, lengths[branch.sequence])
             if mode == "warm":
                 for bar in reading:
                     table.visible(bar)
-        self._remove(-1, -1)
-        self._length = self._at = 0
 
     # Calls.
+
+    def _open(self, cells: int, sequences: int, *, shared: bool) -> None:
+        """A context with so many cells, of all sequences together or each with as many of its own.
+
+        Sequences that have much in common share cells; those that have nothing in common would only
+        attend to one another's, masked.
+        """
+        if self._ctx is not None:
+            llama_cpp.llama_batch_free(self._batch)
+            llama_cpp.llama_free(self._ctx)
+        params = llama_cpp.llama_context_default_params()
+        pad = PAD if shared else sequences * PAD
+        params.n_ctx = -(-cells // pad) * pad
+        params.n_batch, params.n_ubatch, params.n_seq_max = STEP, INNER, sequences
+        params.n_threads = params.n_threads_batch = self._threads
+        params.flash_attn_type = 1
+        params.kv_unified = shared
+        params.no_perf = True
+        self._ctx = llama_cpp.llama_init_from_model(self._model, params)
+        if not self._ctx:
+            msg = "llama.cpp did not make a context"
+            raise ValueError(msg)
+        self._memory = llama_cpp.llama_get_memory(self._ctx)
+        self._batch = llama_cpp.llama_batch_init(STEP, 0, sequences)
+        self._length = 0  # of the context, which nothing was read of
+        self._at = 0  # next position
 
     def _run(self, ids: Sequence[int], sequences: tuple[int, ...] = (0,)) -> list[Token]:
         """Tokens that follow the context's, which they become part of."""

@@ -101,30 +101,35 @@ class Transformers(Peer):
             self._cache = None
 
     def mix(self, mode: str, table: Timetable) -> None:
-        """One thing at a time, in the order in which they are due."""
+        """One thing at a time: a question and its session's bars, or bars of who waits longest."""
         caches = [DynamicCache(config=self._model.config) for _ in table.contexts]
         lengths = [len(ids) for ids in table.contexts]
         for cache, ids in zip(caches, table.contexts, strict=True):
             self._take(cache, ids)
-        due: deque[Event] = deque()
+        bars: list[list[Event]] = [[] for _ in caches]
+        asked: deque[Event] = deque()
         table.begin()
         while not table.over:
-            due += table.take()
-            if not due:
+            for event in table.take():
+                (bars[event.session] if event.is_bar else asked).append(event)
+            oldest = min(filter(None, bars), key=lambda new: new[0].at, default=[])
+            first = asked[0] if asked else oldest[0] if oldest else None
+            if first is None:
                 table.wait()
                 continue
-            event = due.popleft()
-            cache = caches[event.session]
-            if event.is_bar:
-                self._take(cache, event.ids)
-                lengths[event.session] += len(event.ids)
-                table.visible(event)
-                continue
-            table.sees(event, lengths[event.session])
-            question = Question(event.ids, table.tokens, None, table.scored)
-            reply = self._answer(cache, event.ids, question)
-            table.answered(event, reply.ids, reply.logprobs or (), reply.first_at)
-            cache.crop(-(len(event.ids) + len(reply.ids) - 1))
+            session, cache = first.session, caches[first.session]
+            reading, bars[session] = bars[session], []
+            self._take(cache, [token for bar in reading for token in bar.ids])
+            lengths[session] += sum(len(bar.ids) for bar in reading)
+            for bar in reading:
+                table.visible(bar)
+            if asked:
+                event = asked.popleft()
+                table.sees(event, lengths[session])
+                question = Question(event.ids, table.tokens, None, table.scored)
+                reply = self._answer(cache, event.ids, question)
+                table.answered(event, reply.ids, reply.logprobs or (), reply.first_at)
+                cache.crop(-(len(event.ids) + len(reply.ids) - 1))
 
     def score(self, length: int, ids: list[int], answer: list[int]) -> dict[str, Any]:
         """Teacher-forced: the answer's log-probabilities, and the likeliest token at each step."""
