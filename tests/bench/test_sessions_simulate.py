@@ -299,6 +299,7 @@ def test_a_simulation_can_be_written(tmp_path, capsys):
         ("--simulate --sessions 0", "sessions 0: expected at least 1"),
         ("--simulate --drain -1", "drain -1.0: expected seconds"),
         ("--threads 0", "threads 0: expected at least 1"),
+        ("--simulate --question-tokens 9000", "expected at most 4,096, the watermark"),
         ("--tick 100 --seconds 0.01 --questions-per-second 0", "nothing arrives within 0.01 s"),
         ("--model gpt", "expected one of tape, 8b, 250m, 30m, tiny"),
     ],

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from workbench.errors import WorkbenchError
 from workbench.tape import evaluate as module
 from workbench.tape.batch import branch_ids
 from workbench.tape.calibration import Closed, calibrate, expected_error, fit, reliability
@@ -149,5 +150,5 @@ def test_evaluate_writes_a_card_for_the_weights_it_scored(folder, monkeypatch):
     assert kept == {"temperature": card["calibration"]["temperature"]}
     card["trained"]["sha256"] = "0" * 64
     (folder / "card.json").write_text(json.dumps(card))
-    with pytest.raises(ValueError, match="export them again"):
+    with pytest.raises(WorkbenchError, match="export them again"):
         evaluate(folder)

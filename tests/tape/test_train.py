@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import sys
 from dataclasses import replace
 
@@ -115,6 +116,11 @@ def test_the_command_trains_pauses_resumes_and_refuses_to_start_over(
         monkeypatch.setattr(sys, "argv", ["tape", *map(str, words)])
         return command.main()
 
+    def refuses(*words):
+        with pytest.raises(SystemExit):
+            run(*words)
+        return capsys.readouterr().err
+
     monkeypatch.setattr(
         "workbench.tape.recipe.Recipe", lambda tokens, **kept: replace(small, tokens=tokens, **kept)
     )
@@ -130,3 +136,44 @@ def test_the_command_trains_pauses_resumes_and_refuses_to_start_over(
     more = ("--begin-with", out / "weights", "--at", 0.5, "--tokens", 1500, "--device", "cpu")
     assert run("train", "--out", tmp_path / "more", *more) == 0
     assert digest(tmp_path / "more" / "weights") != digest(out / "weights")
+    for words in (("--tokens", 9), ("--seed", 1), ("--at", 0.5), ("--begin-with", out)):
+        assert "keeps its own" in refuses("train", "--out", out, "--resume", *words)
+    assert "expected with --begin-with" in refuses("train", "--out", tmp_path / "n", "--at", 0.5)
+    assert "got both" in refuses("train", "--out", out, "--tokens", 9, "--minutes", 1)
+    for words, said in (
+        (("train", "--tokens", 0), "expected a plan of tokens, got 0"),
+        (("train", "--begin-with", tmp_path), "expected weights and a tokenizer"),
+        (("export", "--folder", tmp_path / "f"), "train with this --out"),
+    ):
+        assert run(*words, "--out", tmp_path / "nowhere") == 1
+        assert said in capsys.readouterr().err
+    for words, said in ((("--folder", tmp_path), "card.json"), (("--share", 0), "above 0")):
+        assert run("evaluate", *words) == 1
+        assert said in capsys.readouterr().err
+
+
+def test_an_interrupt_waits_for_the_step_and_leaves_a_checkpoint(small, tmp_path, monkeypatch):
+    recipe = replace(small, tokens=2_000)
+    whole, stopped = Run(recipe), Run(recipe)
+    advance = stopped.advance
+
+    def interrupted():
+        signal.raise_signal(signal.SIGINT)
+        return advance()
+
+    monkeypatch.setattr(stopped, "advance", interrupted)
+    before = signal.getsignal(signal.SIGINT)
+    assert not train(stopped, tmp_path / "kept", progress=False)
+    assert signal.getsignal(signal.SIGINT) is before
+    rest = Run.load(tmp_path / "kept")
+    assert rest.step == 1
+    assert train(rest, tmp_path / "kept", progress=False)
+    assert train(whole, tmp_path / "whole", progress=False)
+    assert_same(whole, rest)
+
+
+def test_an_export_takes_the_scores_of_the_weights_before_with_it(small, tmp_path):
+    for name in ("CARD.md", "calibration.json"):
+        (tmp_path / name).write_text("of other weights")
+    export(Run(small), tmp_path)
+    assert not (tmp_path / "CARD.md").exists() and not (tmp_path / "calibration.json").exists()

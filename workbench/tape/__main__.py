@@ -6,6 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
+from workbench.errors import WorkbenchError
 from workbench.tape import weights_path
 
 TOKENS = 40_000_000  # the plan of the weights that are shipped
@@ -15,9 +16,29 @@ CHECKPOINT = "checkpoint.pt"
 
 def main() -> int:
     """Read the command line and run it; returns the exit code."""
-    options = _parser().parse_args()
+    parser = _parser()
+    options = parser.parse_args()
+    if options.command == "train":
+        _check(parser, options)
     commands = {"train": _train, "export": _export, "evaluate": _evaluate}
-    return commands[options.command](options)
+    try:
+        return commands[options.command](options)
+    except (WorkbenchError, OSError) as error:
+        sys.stderr.write(f"{error}\n")
+        return 1
+
+
+def _check(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
+    """End with a usage error where options would be ignored."""
+    if options.resume:
+        for name in ("tokens", "minutes", "seed", "begin_with", "at"):
+            if getattr(options, name) is not None:
+                word = name.replace("_", "-")
+                parser.error(f"--{word}: a run that is resumed keeps its own; leave it out")
+    if options.tokens is not None and options.minutes is not None:
+        parser.error("expected --tokens or --minutes, got both")
+    if options.at is not None and not options.begin_with:
+        parser.error("--at: expected with --begin-with")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -26,7 +47,7 @@ def _parser() -> argparse.ArgumentParser:
     train = commands.add_parser("train", help="train from nothing, or go on with --resume")
     train.add_argument("--out", type=Path, required=True, help="folder of checkpoint and weights")
     train.add_argument(
-        "--tokens", type=int, default=TOKENS,
+        "--tokens", type=int,
         help=f"the plan (default: {TOKENS:,}, of the shipped weights: "
         f"{TOKENS / TOKENS_A_MINUTE:.0f} minutes of two CPU cores)",
     )  # fmt: skip
@@ -41,8 +62,9 @@ def _parser() -> argparse.ArgumentParser:
         help="begin with this folder's weights and tokenizer, at --at",
     )  # fmt: skip
     train.add_argument(
-        "--at", type=float, default=0.0,
-        help="share of the plan to begin at with --begin-with; stages are in the card's recipe",
+        "--at", type=float,
+        help="share of the plan to begin at with --begin-with (default: 0); stages are in the "
+        "card's recipe",
     )  # fmt: skip
     train.add_argument("--pause", type=float, help="stop after this many minutes, to go on later")
     train.add_argument("--seed", type=int)
@@ -53,7 +75,10 @@ def _parser() -> argparse.ArgumentParser:
     export.add_argument("--folder", type=Path, required=True, help="where to write")
     evaluate = commands.add_parser("evaluate", help="score a folder and write its card")
     evaluate.add_argument("--folder", type=Path, default=weights_path())
-    evaluate.add_argument("--share", type=float, default=1.0, help="of the questions, for a look")
+    evaluate.add_argument(
+        "--share", type=float, default=1.0,
+        help="of the streams, above 0, for a look; below 1 the card stays as it is",
+    )  # fmt: skip
     evaluate.add_argument("--dry", action="store_true", help="print, and leave the card as it is")
     evaluate.add_argument("--threads", type=int, help="CPU threads")
     return parser
@@ -82,10 +107,12 @@ def _train(options: argparse.Namespace) -> int:
     else:
         kept = {} if options.seed is None else {"seed": options.seed}
         minutes = options.minutes
-        tokens = options.tokens if minutes is None else round(minutes * TOKENS_A_MINUTE)
+        tokens = TOKENS if options.tokens is None else options.tokens
+        if minutes is not None:
+            tokens = round(minutes * TOKENS_A_MINUTE)
         recipe = Recipe(tokens=tokens, **kept)
         if options.begin_with:
-            run = Run.begin_with(options.begin_with, recipe, options.at, device=device)
+            run = Run.begin_with(options.begin_with, recipe, options.at or 0.0, device=device)
         else:
             run = Run(recipe, device=device)
     if not train(run, checkpoint, pause=options.pause):
@@ -99,6 +126,8 @@ def _export(options: argparse.Namespace) -> int:
     from workbench.tape.export import export
     from workbench.tape.train import Run
 
+    if not (options.out / CHECKPOINT).exists():
+        raise WorkbenchError(f"{options.out / CHECKPOINT} is not there; train with this --out")
     run = Run.load(options.out / CHECKPOINT)
     sys.stdout.write(f"{export(run, options.folder)} {options.folder}, {run.done:.1%} done\n")
     return 0
@@ -111,7 +140,11 @@ def _evaluate(options: argparse.Namespace) -> int:
 
     if options.threads:
         torch.set_num_threads(options.threads)
-    evaluate(options.folder, share=options.share, write=not options.dry)
+    if not 0 < options.share <= 1:
+        raise WorkbenchError(f"--share {options.share:g}: expected above 0, at most 1")
+    if options.share < 1 and not options.dry:
+        sys.stderr.write("a look at a share of the streams: the card stays as it is\n")
+    evaluate(options.folder, share=options.share, write=options.share == 1 and not options.dry)
     return 0
 
 

@@ -26,6 +26,7 @@ import numpy as np
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
+from workbench.errors import WorkbenchError
 from workbench.streams.render import Row, price_text
 from workbench.tape.attention import GROUP
 from workbench.tape.batch import Branch, branches_for, context_ids, lay_out
@@ -310,9 +311,11 @@ def evaluate(folder: Path, *, share: float = 1.0, write: bool = True) -> list[Sc
     temperature that choices' log chances are divided by, see `calibration`).
     """
     path = folder / "card.json"
+    if not path.exists():
+        raise WorkbenchError(f"{path} is not there; write the folder with `tape export`")
     card = json.loads(path.read_text())
     if write and card["trained"]["sha256"] != digest(folder):
-        raise ValueError(
+        raise WorkbenchError(
             f"expected weights of digest {card['trained']['sha256']}, got {digest(folder)}; "
             "export them again with `python -m workbench.tape export`"
         )

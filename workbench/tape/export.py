@@ -13,8 +13,13 @@ from workbench.tape.train import Run
 
 
 def export(run: Run, folder: Path) -> str:
-    """Write weights and tokenizer for ``from_pretrained``; returns the weights' digest."""
+    """Write weights and tokenizer for ``from_pretrained``; returns the weights' digest.
+
+    The scores of weights that the folder had before go with them.
+    """
     folder.mkdir(parents=True, exist_ok=True)
+    for name in ("CARD.md", "calibration.json"):  # of the weights that were there
+        (folder / name).unlink(missing_ok=True)
     model, tokenizer = run.averaged(), run.tokenizer
     model.generation_config = GenerationConfig(
         bos_token_id=tokenizer.bos_token_id,

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from workbench.errors import WorkbenchError
 from workbench.tape.generators import SHARES
 
 
@@ -177,6 +178,10 @@ class Recipe:
     row_loss: float = 0.6
     hint_loss: float = 0.5
     averaged: int = 250_000
+
+    def __post_init__(self) -> None:
+        if self.tokens < 1:
+            raise WorkbenchError(f"expected a plan of tokens, got {self.tokens}")
 
     def done(self, tokens: int) -> float:
         """The share of the whole run that ``tokens`` tokens are, from 0 to 1."""

@@ -6,8 +6,11 @@ plan that is done; so a run may stop and go on as often as it likes and stays th
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
+import signal
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import asdict
@@ -229,6 +232,8 @@ class Run:
             raise WorkbenchError(
                 f"expected a share of the plan from 0 to below {recipe.stages[-1].until}, got {at}"
             )
+        if not (folder / "tokenizer.json").exists():
+            raise WorkbenchError(f"{folder}: expected weights and a tokenizer, as export writes")
         core = Tokenizer.from_file(str(folder / "tokenizer.json"))
         run = cls(recipe, device=device, tokenizer=as_fast(core.to_str()))
         kept = LlamaForCausalLM.from_pretrained(folder, dtype=torch.float32)
@@ -282,6 +287,26 @@ def _halved(_: torch.nn.Module, __: Any, out: torch.Tensor) -> torch.Tensor:
     return out.to(torch.bfloat16) if torch.is_autocast_enabled(out.device.type) else out
 
 
+@contextlib.contextmanager
+def _interrupts() -> Iterator[list[int]]:
+    """Note a first interrupt and go on, so that a step is whole; a second one interrupts."""
+    noted: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield noted  # others get no signals
+        return
+    before = signal.getsignal(signal.SIGINT)
+
+    def note(number: int, _: object) -> None:
+        noted.append(number)
+        signal.signal(signal.SIGINT, before)
+
+    signal.signal(signal.SIGINT, note)
+    try:
+        yield noted
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 def train(
     run: Run,
     checkpoint: Path,
@@ -292,17 +317,15 @@ def train(
 ) -> bool:
     """Train ``run`` to the end of its stages; returns whether it got there.
 
-    A checkpoint is written every ``every`` seconds, at the end, and after ``pause`` minutes, which
-    end it early; progress goes to stderr.
+    A checkpoint is written every ``every`` seconds, at the end, and after ``pause`` minutes or an
+    interrupt, which end it early; progress goes to stderr.
     """
     from tqdm import tqdm
 
     began = saved = time.monotonic()
     recent: list[dict[str, float]] = []
-    if run.step == 0 and run.recipe.tokens < 1:
-        raise WorkbenchError(f"expected a plan of tokens, got {run.recipe.tokens}; give --tokens")
     total = round(run.recipe.tokens * run.recipe.stages[-1].until)
-    with tqdm(
+    with _interrupts() as interrupted, tqdm(
         total=total, initial=run.tokens, unit=" tokens", unit_scale=True,
         mininterval=5, disable=not progress,
     ) as bar:  # fmt: skip
@@ -317,7 +340,7 @@ def train(
                     shown = " ".join(f"{n} {v:.3g}" for n, v in means.items())
                     bar.write(f"{run.done:6.1%} step {run.step} {shown}", file=bar.fp)
             now = time.monotonic()
-            if pause is not None and now - began > pause * 60:
+            if interrupted or (pause is not None and now - began > pause * 60):
                 run.save(checkpoint)
                 return False
             if now - saved > every:

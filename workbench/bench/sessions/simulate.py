@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 
 from workbench.bench.sessions.arrivals import Arrival, Sizes, What, Workload
 from workbench.bench.sessions.measure import FlashDone, Log
+from workbench.errors import WorkbenchError
 from workbench.scheduler.cost import CostModel
 from workbench.scheduler.plan import Phase, Plan
 from workbench.scheduler.scheduler import Kind, Scheduler, StepLimits
@@ -105,7 +106,7 @@ class Simulation:
         self.log = Log(workload.seconds)
         self.now = 0.0
         self.until = workload.seconds + drain
-        self.free = watermark
+        self.free = self.watermark = watermark
         self._next = 0  # of the arrivals
         self._backlog = 0  # tokens of all sessions
         self._ids = itertools.count(1)
@@ -173,6 +174,12 @@ class Simulation:
         self.scheduler.set_backlog(session.work, session.backlog, awaited=awaited)
 
     def _queue(self, question: _Question, kind: Kind) -> None:
+        if question.cells > self.watermark:
+            msg = (
+                f"a question and its answer of {question.cells:,} tokens: expected at most "
+                f"{self.watermark:,}, the watermark; make it shorter"
+            )
+            raise WorkbenchError(msg)
         self._questions[question.work] = question
         self.scheduler.add(
             question.work, kind, prefill=question.prefill, tail=question.tail,
