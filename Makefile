@@ -10,7 +10,7 @@ demo: $(INSTALLED)  ## install, then run the main job: sessions, streams, questi
 	$(BIN)/python -m workbench.demo
 
 lab: $(INSTALLED)  ## open JupyterLab on the first tutorial
-	$(BIN)/jupyter lab notebooks/01_first_tick.ipynb
+	$(BIN)/jupyter lab $(if $(filter 0,$(shell id -u)),--allow-root) notebooks/01_first_tick.ipynb
 
 test: $(INSTALLED)  ## everything: lint, imports, types, tests, tutorial notebooks
 	$(BIN)/ruff check
@@ -32,7 +32,10 @@ pictures: $(INSTALLED)  ## take pictures of the dashboard into out/pictures, and
 	cp out/pictures/questions-light.png data/pictures/questions.png
 
 $(INSTALLED): pyproject.toml constraints.txt $(wildcard kernels/workbench_kernels/native/*.cpp kernels/workbench_kernels/native/*.h)
-	test -d .venv || $(PYTHON) -m venv .venv
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	  || { echo "expected Python 3.11 or newer, got $$($(PYTHON) --version); say PYTHON=python3.12"; exit 1; }
+	test -x $(BIN)/pip && $(BIN)/python -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	  || $(PYTHON) -m venv --clear .venv
 	$(BIN)/pip install --disable-pip-version-check -c constraints.txt -e ".[dev]"
 	touch $@
 

@@ -18,7 +18,8 @@ def active(device: str | torch.device = "cpu") -> str:
     """The backend that tensors on a device go to.
 
     ``"triton"`` on CUDA; on a CPU ``"cpu-native"`` where bfloat16 runs on the compiled kernels,
-    else ``"cpu"`` (``native.reason()`` says why). Raises ValueError for devices without kernels.
+    but for layers they have no code for (`native.fits`), else ``"cpu"`` (``native.reason()`` says
+    why). Raises ValueError for devices without kernels.
     """
     if _on_cuda(torch.device(device)):
         return "triton"

@@ -5,6 +5,7 @@ bfloat16 goes to the compiled kernels of `native` where the install could build 
 
 from __future__ import annotations
 
+import itertools
 from typing import NamedTuple
 
 import torch
@@ -14,7 +15,7 @@ from workbench_kernels import native
 from workbench_kernels.merge import merge
 from workbench_kernels.tiles import Tile, TilePlan
 
-# Cells per step of the plain path: its scores stay in a core's cache.
+# Cells per step of the plain path: its scores stay in a core's cache. Fewer need no cut either.
 BLOCK = 1024
 
 
@@ -73,12 +74,13 @@ def attend_by_tile(
     kv_heads, value_dim = k.shape[0], v.shape[-1]
     group = heads // kv_heads
     packed = q.view(rows, kv_heads, group, dim)
-    single = len(plan.tiles) == 1 and plan.tiles[0].rows == ((0, rows),)
+    prepared = _prepare(plan, group, q.dtype)
+    single = len(prepared) == 1 and plan.tiles[0].rows == ((0, rows),)
     out = lse = None
     if not single or sinks is not None:
         out = torch.zeros(rows, kv_heads, group, value_dim, dtype=torch.float32)
         lse = torch.full((rows, kv_heads, group), -torch.inf, dtype=torch.float32)
-    for tile in _prepare(plan, group, q.dtype):
+    for tile in prepared:
         picked = packed[tile.rows]
         part_q = picked.transpose(0, 1).reshape(kv_heads, -1, dim)  # rows of a group side by side
         keys, values = k[:, tile.start : tile.end], v[:, tile.start : tile.end]
@@ -113,8 +115,29 @@ def _prepare(plan: TilePlan, group: int, dtype: torch.dtype) -> list[_Prepared]:
     """Index tensors and masks, made once per step and read by every layer."""
     key = ("cpu", group, dtype)
     if key not in plan.prepared:
-        plan.prepared[key] = [_prepare_tile(tile, plan, group, dtype) for tile in plan.tiles]
+        tiles = [part for tile in plan.tiles for part in _parts(tile, plan)]
+        plan.prepared[key] = [_prepare_tile(tile, plan, group, dtype) for tile in tiles]
     return plan.prepared[key]
+
+
+def _parts(tile: Tile, plan: TilePlan) -> list[Tile]:
+    """A masked tile, cut where all of its rows see everything: a mask is as large as what it masks.
+
+    What is left are a step's own cells, and those at the edge of a window.
+    """
+    if not tile.masked:
+        return [tile]
+    rows = [p for first, num in tile.rows for p in plan.positions[first : first + num]]
+    begin, end = tile.position, tile.position + tile.length
+    since = begin if plan.window is None else max(begin, max(rows) + 1 - plan.window)
+    until = min(end, min(rows) + 1)
+    if until - since < BLOCK:
+        return [tile]
+    return [
+        Tile(tile.rows, tile.start + a - begin, b - a, a, (a, b) != (since, until))
+        for a, b in itertools.pairwise((begin, since, until, end))
+        if b > a
+    ]
 
 
 def _prepare_tile(tile: Tile, plan: TilePlan, group: int, dtype: torch.dtype) -> _Prepared:

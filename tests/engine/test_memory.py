@@ -1,9 +1,11 @@
 """The pool is as large as memory allows, and as kernels can index."""
 
+import os
+
 import pytest
 import torch
 
-from workbench.engine.memory import available_memory, pool_size
+from workbench.engine.memory import UNKNOWN, available_memory, pool_size
 from workbench.errors import CellsExhausted
 
 
@@ -13,6 +15,11 @@ def test_memory_that_files_take_counts_as_available(tmp_path):
     assert available_memory(told) == 24 * 1024
     assert available_memory(tmp_path / "none") > 1e8
     assert available_memory() > 1e8
+
+
+def test_a_system_that_does_not_say_has_a_little(tmp_path, monkeypatch):
+    monkeypatch.delattr(os, "sysconf")
+    assert available_memory(tmp_path / "none") == UNKNOWN
 
 
 def test_a_pool_on_a_gpu_is_no_larger_than_kernels_can_index(monkeypatch):

@@ -1,10 +1,18 @@
 """Loading: real folders, clear refusals, dtypes."""
 
+import contextlib
+import threading
+
 import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 import workbench as wb
+from workbench.cells.pool import CellPool
+from workbench.cells.sequence import Sequence
+from workbench.cells.tensors import CellTensors
+from workbench.engine import model as model_module
+from workbench.engine.batch import Part, Step
 from workbench.engine.model import load
 from workbench.errors import ModelError, UnsupportedModel
 from workbench.testing import assert_recomputes, byte_tokenizer, tiny_model
@@ -160,6 +168,36 @@ def test_a_model_that_differs_from_its_own_attention_is_refused(monkeypatch):
     monkeypatch.setattr(layer, "forward", leaky)
     with pytest.raises(UnsupportedModel, match="keep state in a way the engine does not know"):
         load((model, tokenizer), "auto", "cpu")
+
+
+def test_an_engine_waits_while_its_model_is_proved_for_another(monkeypatch):
+    """Its attention is transformers' own meanwhile, which knows nothing of a step's slices."""
+    model, tokenizer = tiny_model("llama", dtype=torch.float32)
+    first, _ = load((model, tokenizer), "auto", "cpu")
+    pool = CellPool(16)
+    cells = CellTensors(first.layers, 16, first.dtype, first.device)
+    parts = []
+    for ids in ([5, 6, 7], [8, 9]):
+        trunk = Sequence(pool)
+        trunk.grow(len(ids))
+        parts.append(Part(trunk, 0, ids, range(len(ids))))
+    step = Step.of(parts, cells, first.device)
+    want = first.forward(step).clone()
+    got, threads = [], []
+    plain = model_module._plain_attention
+
+    @contextlib.contextmanager
+    def watched(proved):
+        with plain(proved):
+            threads.append(threading.Thread(target=lambda: got.append(first.forward(step).clone())))
+            threads[0].start()
+            threads[0].join(0.2)  # time to go wrong
+            yield
+
+    monkeypatch.setattr(model_module, "_plain_attention", watched)
+    load((model, tokenizer), "auto", "cpu")
+    threads[0].join()
+    assert torch.equal(got[0], want)
 
 
 def test_a_model_that_looks_ahead_is_refused_whatever_its_precision():

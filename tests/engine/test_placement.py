@@ -1,6 +1,7 @@
 """Devices and types that a caller may name, and what stands for "auto"."""
 
 import importlib.util
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -14,6 +15,12 @@ def test_auto_dtype_is_one_the_cpu_has():
     assert auto_dtype("bfloat16") == torch.bfloat16
     with pytest.raises(ModelError, match="expected 'auto'"):
         auto_dtype("int3")
+
+
+def test_a_torch_without_onednn_computes_in_float32(monkeypatch):
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "DEFAULT")
+    monkeypatch.setattr(torch.ops, "mkldnn", SimpleNamespace())
+    assert auto_dtype("auto") == torch.float32
 
 
 @pytest.mark.parametrize("device", ["tpu", "cuda:", "cuda:x", "gpu", "mps"])

@@ -112,6 +112,29 @@ def test_long_contexts_take_several_blocks_of_the_plain_path():
     torch.testing.assert_close(got.double(), want, rtol=0, atol=F32_BOUND)
 
 
+@pytest.mark.parametrize("options", [{}, {"softcap": 5.0}], ids=["flash", "plain"])
+@pytest.mark.parametrize("window", [None, 2500])
+def test_a_mask_is_no_larger_than_what_it_masks(window, options):
+    """40 rows at the end of 3,000 cells, and 7 of a branch that shares most of them."""
+    from workbench_kernels import cpu
+
+    slices = [
+        SliceRows(0, 40, 2960, consecutive((10, 3000))),
+        SliceRows(40, 7, 2900, consecutive((10, 2900), (3100, 7))),
+    ]
+    k = torch.full((2, 3200, 16), torch.nan)
+    k[:, 10:3010] = torch.randn(2, 3000, 16)
+    k[:, 3100:3107] = torch.randn(2, 7, 16)
+    q = torch.randn(47, 4, 16)
+    plan = kernels.plan_tiles(slices, window=window)
+    got = cpu.attend_by_tile(q, k, k, plan, scale=0.25, **options)
+    want = reference.attend(q, k, k, plan, scale=0.25, **options)
+    torch.testing.assert_close(got.double(), want, rtol=0, atol=F32_BOUND)
+    biases = [tile.bias.shape[1] for parts in plan.prepared.values() for tile in parts
+              if tile.bias is not None]  # fmt: skip
+    assert biases and max(biases) <= 150
+
+
 def test_writing_cells_touches_only_their_slots():
     pool = torch.zeros(2, 6, 3)
     values = torch.arange(12.0).view(2, 2, 3) + 1

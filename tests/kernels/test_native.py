@@ -231,6 +231,19 @@ def test_both_paths_agree():
     torch.testing.assert_close(one.float(), other.float(), rtol=0, atol=2 * BOUND)
 
 
+@needs_native
+def test_a_library_of_other_sources_is_not_used(monkeypatch):
+    monkeypatch.setattr(native.library, "VERSION", native.library.VERSION + 1)
+    library, reason = native.library.load.__wrapped__()
+    assert library is None and "built from other sources" in reason
+
+
+def test_a_library_of_another_python_is_not_used(monkeypatch):
+    monkeypatch.setattr(native.library.sysconfig, "get_config_var", lambda _: ".other.so")
+    library, reason = native.library.load.__wrapped__()
+    assert library is None and "not built" in reason
+
+
 def test_absence_is_said():
     code = "import workbench_kernels as k; print(k.active(), '|', k.native.reason())"
     env = {**os.environ, "WORKBENCH_NATIVE": "0"}
@@ -268,9 +281,12 @@ from workbench_kernels import native
 torch.set_num_threads(2)
 x, w = torch.ones(1, 64).bfloat16(), native.pack(torch.ones(8, 64).bfloat16())
 assert native.linear(x, w, None, 8).sum() == 512
-if child := os.fork():
+if child := os.fork():  # its handles of the helpers are of threads that are not there
     raise SystemExit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
-os._exit(0 if native.linear(x, w, None, 8).sum() == 512 else 3)
+for threads in (2, 3):
+    torch.set_num_threads(threads)
+    assert native.linear(x, w, None, 8).sum() == 512
+raise SystemExit(0)  # as usual, with the teams' ends
 """
     done = subprocess.run([sys.executable, "-c", code], timeout=60, check=False)
     assert done.returncode == 0

@@ -63,3 +63,23 @@ def test_alone_no_threads_are_made_and_afterwards_they_are_again():
         assert float((x + 1).sum()) > 0
         assert threads() == before + 1
     """)
+
+
+def test_alone_in_a_new_thread_what_torch_was_told_stays():
+    run("""
+        import threading, torch
+        from workbench_kernels.native.openmp import alone
+
+        torch.set_num_threads(1)
+        found = []
+
+        def work():
+            with alone():
+                torch.ones(1 << 20).add(1)
+            found.append(torch.get_num_threads())
+
+        thread = threading.Thread(target=work)
+        thread.start()
+        thread.join()
+        assert found == [1], found
+    """)

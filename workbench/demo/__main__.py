@@ -37,6 +37,7 @@ from workbench.errors import WorkbenchError
 from workbench.streams.market import market
 from workbench.streams.render import schema_for
 from workbench.tape import weights_path
+from workbench_kernels import native
 
 PROMPT = "You watch the tape."
 FRACTIONS = (1 / 16, 1 / 8, 1 / 4, 1 / 2, 3 / 4, 1.0)  # of the data, where questions are asked
@@ -150,6 +151,8 @@ def _play(engine: wb.Engine, options: argparse.Namespace, report: Report) -> Non
         f"{engine.model_name}: {parameters / 1e6:.1f} M parameters, "
         f"{str(engine.dtype).removeprefix('torch.')}, {torch.get_num_threads()} threads"
     )
+    if engine.device == "cpu" and native.reason():
+        print(f"the compiled kernels are not in use: {native.reason()}")
     plain = engine.call(lambda: _plain_model(engine))
     desks = _open(engine, options)
     for desk in desks:

@@ -13,6 +13,7 @@ from workbench.errors import CellsExhausted
 
 DEFAULT_CELLS = 65_536
 MEMORY_SHARE = 0.5  # of what is available, for the pool, where `cells` is not given
+UNKNOWN = 4 * 2**30  # bytes, where the system does not say
 GPU_SHARE = 0.9  # of a GPU's memory that is free after the weights, likewise
 
 
@@ -49,6 +50,8 @@ def available_memory(told: Path = Path("/proc/meminfo")) -> int:
     with contextlib.suppress(OSError, StopIteration, ValueError):
         lines = (line.split() for line in told.read_text().splitlines())
         return 1024 * int(next(words[1] for words in lines if words[0] == "MemAvailable:"))
+    if not hasattr(os, "sysconf"):
+        return UNKNOWN
     page = os.sysconf("SC_PAGE_SIZE")
     try:
         return os.sysconf("SC_AVPHYS_PAGES") * page

@@ -5,9 +5,11 @@ from __future__ import annotations
 import contextlib
 import math
 import os
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 import transformers
@@ -31,6 +33,8 @@ from workbench.errors import ModelError, UnsupportedModel
 ATTENTION = "workbench"
 CHECK = "comparing with the model's own attention"
 
+_USING: WeakKeyDictionary[Any, threading.RLock] = WeakKeyDictionary()  # by model, who runs it
+
 # Layer types whose attention is ours to compute; anything else in `config.layer_types` is refused.
 KNOWN_LAYERS = {"full_attention", "sliding_attention", "dense", "sparse", "moe"}
 
@@ -43,6 +47,10 @@ HARMLESS = {
     "position_ids", "use_cache", "cache_position", "is_causal", "position_embeddings",
     "output_attentions", "output_hidden_states", "output_router_logits", "logits_to_keep",
 }  # fmt: skip
+
+
+def _using(model: Any) -> threading.RLock:
+    return _USING.setdefault(model, threading.RLock())
 
 
 def _attention(
@@ -143,7 +151,9 @@ class Decoder:
         self.fused: FusedSteps | None = None
         self.graphs: Graphs | None = None
         self.choice_temperature = 1.0
-        with _refusals(name):
+        # Engines may share a model, whose attention is another one while it is proved.
+        self._using = _using(model)
+        with self._using, _refusals(name):
             self.layers = self._survey()
             pack(self.model)
             others = [p for name, p in self.model.named_parameters() if "packed" not in name]
@@ -203,13 +213,14 @@ class Decoder:
     def _run(self, step: Any) -> Tensor:
         """One step through transformers' own code; at least one row of logits."""
         keep = step.keep if len(step.keep) else step.keep.new_zeros(1)
-        out = self.model(
-            input_ids=step.ids,
-            position_ids=step.positions,
-            use_cache=False,
-            logits_to_keep=keep,
-            workbench_step=step,
-        )
+        with self._using:
+            out = self.model(
+                input_ids=step.ids,
+                position_ids=step.positions,
+                use_cache=False,
+                logits_to_keep=keep,
+                workbench_step=step,
+            )
         logits: Tensor = out.logits[0]
         return logits
 
@@ -380,7 +391,8 @@ def load(
     device = auto_device(device)
     if isinstance(source, tuple):
         model, tokenizer = source
-        model.set_attn_implementation(ATTENTION)
+        with _using(model):
+            model.set_attn_implementation(ATTENTION)
         at(CHECK)
         return Decoder(model, model.config.name_or_path or type(model).__name__), tokenizer
     at("reading the weights")

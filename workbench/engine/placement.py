@@ -37,7 +37,8 @@ def auto_dtype(dtype: str | torch.dtype) -> torch.dtype:
     if isinstance(dtype, torch.dtype):
         return dtype
     if dtype == "auto":
-        has_bf16 = bool(torch.ops.mkldnn._is_mkldnn_bf16_supported()) and _native_bf16()
+        # In this order: torch is built without oneDNN where the first one is false, on a Mac say.
+        has_bf16 = _native_bf16() and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
         return torch.bfloat16 if has_bf16 else torch.float32
     names = {"bfloat16": torch.bfloat16, "float32": torch.float32}
     if dtype not in names:

@@ -12,6 +12,9 @@ using namespace wb;
 
 extern "C" {
 
+// Of the functions' arguments; `native/library.py` takes no other.
+int wb_version() { return 1; }
+
 // 1 where this processor has every instruction used here.
 int wb_supported() {
   __builtin_cpu_init();
@@ -30,8 +33,9 @@ void wb_attend(const Plan* plan, const Heads* heads, int threads) {
 
 // Pack w [outer][inner] as `linear.h` says; inner a multiple of 32.
 void wb_pack(const bf16* w, int64_t outer, int64_t inner, bf16* to, int threads) {
-  Team::of(threads).run([&](int thread) {
-    const Share own(panels(outer), thread, threads);
+  Team& team = Team::of(threads);
+  team.run([&](int thread) {
+    const Share own(panels(outer), thread, team.size());
     pack(w, outer, inner, own.first, own.last, to);
   });
 }
@@ -39,8 +43,9 @@ void wb_pack(const bf16* w, int64_t outer, int64_t inner, bf16* to, int threads)
 // y[r][n] = x[r] . w[n] (+ bias[n]); x: [rows][inner], w packed, y: [rows][outer].
 void wb_linear(const bf16* x, const bf16* w, const bf16* bias, bf16* y, int64_t rows, int64_t outer,
                int64_t inner, int threads) {
-  Team::of(threads).run([&](int thread) {
-    project(x, rows, inner, w, bias, outer, y, Share(panels(outer), thread, threads));
+  Team& team = Team::of(threads);
+  team.run([&](int thread) {
+    project(x, rows, inner, w, bias, outer, y, Share(panels(outer), thread, team.size()));
   });
 }
 

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import ctypes
 import os
+import sysconfig
 from functools import cache
 from pathlib import Path
+
+VERSION = 1  # of the functions' arguments, as `wb_version` in cpu.cpp; change both with them
 
 Pointer, Integer, Long, Float = ctypes.c_void_p, ctypes.c_int, ctypes.c_int64, ctypes.c_float
 
@@ -71,13 +74,17 @@ def load() -> tuple[ctypes.CDLL | None, str]:
     """The library, or None and why not."""
     if os.environ.get("WORKBENCH_NATIVE") == "0":
         return None, "switched off by WORKBENCH_NATIVE=0"
-    found = sorted(Path(__file__).parent.glob("_cpu*.so"))
-    if not found:
+    # This Python's own: an install by another one may have left a file that is older.
+    path = Path(__file__).parent / f"_cpu{sysconfig.get_config_var('EXT_SUFFIX')}"
+    if not path.exists():
         return None, "not built: the install found no C++ compiler for x86 with AVX512-BF16"
     try:
-        library = ctypes.CDLL(str(found[0]), mode=os.RTLD_NOW)
+        library = ctypes.CDLL(str(path), mode=os.RTLD_NOW)
     except OSError as error:
         return None, f"cannot be loaded: {error}"
+    version = library.wb_version() if hasattr(library, "wb_version") else 0
+    if version != VERSION:
+        return None, f"built from other sources (version {version}, not {VERSION}): install again"
     if not library.wb_supported():
         return None, "the processor has no AVX512-BF16"
     takes = {

@@ -34,6 +34,7 @@ def alone() -> Iterator[None]:
     if (library := _library()) is None:
         yield
         return
+    torch.get_num_threads()  # a new thread asks OpenMP for as many as torch was told only now
     threads = library.omp_get_max_threads()
     library.omp_set_num_threads(1)
     try:

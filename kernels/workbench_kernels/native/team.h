@@ -15,7 +15,9 @@
 #include <climits>
 #include <cstdint>
 #include <memory>
+#include <system_error>
 #include <thread>
+#include <utility>
 #include <vector>
 
 namespace wb {
@@ -23,13 +25,18 @@ namespace wb {
 // A thread that calls a kernel, and its helpers, which sleep between calls.
 class Team {
  public:
-  explicit Team(int size) : size_(size), process_(getpid()) {
-    for (int i = 1; i < size; i++) helpers_.emplace_back([this, i] { help(i); });
+  explicit Team(int wanted) : wanted_(wanted), size_(1), process_(getpid()) {
+    helpers_.reserve(wanted);
+    try {
+      for (int i = 1; i < wanted; i++, size_++) helpers_.emplace_back([this, i] { help(i); });
+    } catch (const std::system_error&) {  // no more threads to be had: fewer do the work
+    }
   }
 
   ~Team() {
     if (process_ != getpid()) {  // after a fork the helpers are not there
-      for (std::thread& helper : helpers_) helper.detach();
+      // Nor are their handles of use: one may be that of a thread made since. They are left alone.
+      new std::vector<std::thread>(std::move(helpers_));
       return;
     }
     work_ = nullptr;
@@ -37,12 +44,12 @@ class Team {
     for (std::thread& helper : helpers_) helper.join();
   }
 
-  // The calling thread's team, of so many threads. Being alone needs no other team's helpers ended.
+  // The calling thread's team, of so many threads if there are as many. Being alone needs no other team's helpers ended.
   static Team& of(int size) {
     thread_local Team alone(1);
     if (size == 1) return alone;
     thread_local std::unique_ptr<Team> team;
-    if (!team || team->size_ != size || team->process_ != getpid()) team = std::make_unique<Team>(size);
+    if (!team || team->wanted_ != size || team->process_ != getpid()) team = std::make_unique<Team>(size);
     return *team;
   }
 
@@ -108,7 +115,8 @@ class Team {
     }
   }
 
-  const int size_;
+  const int wanted_;
+  int size_;  // helpers that there are, and the calling thread
   const pid_t process_;
   void (*work_)(void*, int) = nullptr;
   void* with_ = nullptr;
