@@ -93,6 +93,9 @@ class LlamaCpp(Peer):
         self._threads = settings["threads"]
         self._longest = settings["longest"]
         self._ctx: Any = None
+        self._batch: Any = None
+        self._length = 0  # of the context
+        self._at = 0  # next position
         sequences = min(settings["sequences"] + 1, MOST_SEQUENCES)
         self._open(settings["cells"], sequences, shared=True)
         vocab = llama_cpp.llama_model_get_vocab(self._model)
@@ -245,8 +248,7 @@ class LlamaCpp(Peer):
             raise ValueError(msg)
         self._memory = llama_cpp.llama_get_memory(self._ctx)
         self._batch = llama_cpp.llama_batch_init(STEP, 0, sequences)
-        self._length = 0  # of the context, which nothing was read of
-        self._at = 0  # next position
+        self._length = self._at = 0  # nothing was read
 
     def _run(self, ids: Sequence[int], sequences: tuple[int, ...] = (0,)) -> list[Token]:
         """Tokens that follow the context's, which they become part of."""
