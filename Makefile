@@ -2,6 +2,7 @@
 PYTHON ?= python3
 BIN = .venv/bin
 INSTALLED = .venv/.installed
+NEW_ENOUGH = -c 'import sys; sys.exit(sys.version_info < (3, 11))'
 
 help:  ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## */\t/' | expand -t 14
@@ -32,10 +33,9 @@ pictures: $(INSTALLED)  ## take pictures of the dashboard into out/pictures, and
 	cp out/pictures/questions-light.png data/pictures/questions.png
 
 $(INSTALLED): pyproject.toml constraints.txt $(wildcard kernels/workbench_kernels/native/*.cpp kernels/workbench_kernels/native/*.h)
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	@test -x $(BIN)/pip && $(BIN)/python $(NEW_ENOUGH) || $(PYTHON) $(NEW_ENOUGH) \
 	  || { echo "expected Python 3.11 or newer, got $$($(PYTHON) --version); say PYTHON=python3.12"; exit 1; }
-	test -x $(BIN)/pip && $(BIN)/python -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
-	  || $(PYTHON) -m venv --clear .venv
+	test -x $(BIN)/pip && $(BIN)/python $(NEW_ENOUGH) || $(PYTHON) -m venv --clear .venv
 	$(BIN)/pip install --disable-pip-version-check -c constraints.txt -e ".[dev]"
 	touch $@
 

@@ -50,9 +50,28 @@ class Stage:
     rates: tuple[float, float] | None = None
 
 
+# fmt: off
+def _growing(short: float, mid: float, long: float) -> tuple[Stage, ...]:
+    """Three of five streams with several members, in contexts that grow to the longest."""
+    return (
+        Stage(
+            short, batch=8, context=512, branches=384, names=0.4, several=0.6, rates=(0.33, 0.15),
+            more={"last": 0.25, "trend": 0.2, "level": 0.15, "extreme": 0.05, "who": 0.04,
+                  "compare": 0.03},
+        ),
+        Stage(
+            mid, batch=2, context=2304, branches=1024, names=0.4, several=0.6, rates=(0.15, 0.08),
+            more={"last": 0.25, "trend": 0.15, "level": 0.12, "extreme": 0.04},
+        ),
+        Stage(
+            long, batch=1, context=9216, branches=2048, names=0.4, several=0.6, rates=(0.2, 0.01),
+            more={"last": 0.3, "trend": 0.1, "level": 0.1},
+        ),
+    )
+
+
 # Most of the plan is short; what long contexts need beyond that is little, and dear. They come
 # last, when the rate has fallen too far to learn them, and so have a stage after the plan.
-# fmt: off
 STAGES = (
     Stage(0.08, batch=10, context=256, branches=256, max_k=10, more={"last": 0.5}),
     Stage(0.50, batch=8, context=512, branches=384),
@@ -118,19 +137,7 @@ STAGES = (
         2.06, batch=8, context=256, branches=512, names=0.2, several=1.0, rates=(0.33, 0.33),
         more={"last": 0.7, "trend": 0.1, "level": 0.08},
     ),
-    Stage(
-        2.22, batch=8, context=512, branches=384, names=0.4, several=0.6, rates=(0.33, 0.15),
-        more={"last": 0.25, "trend": 0.2, "level": 0.15, "extreme": 0.05, "who": 0.04,
-              "compare": 0.03},
-    ),
-    Stage(
-        2.30, batch=2, context=2304, branches=1024, names=0.4, several=0.6, rates=(0.15, 0.08),
-        more={"last": 0.25, "trend": 0.15, "level": 0.12, "extreme": 0.04},
-    ),
-    Stage(
-        2.34, batch=1, context=9216, branches=2048, names=0.4, several=0.6, rates=(0.2, 0.01),
-        more={"last": 0.3, "trend": 0.1, "level": 0.1},
-    ),
+    *_growing(2.22, 2.30, 2.34),
     # The same again, since whose a value is was still being learned; then trends of each.
     Stage(
         2.42, batch=8, context=256, branches=512, names=0.2, several=1.0, rates=(0.33, 0.33),
@@ -140,19 +147,7 @@ STAGES = (
         2.48, batch=8, context=256, branches=512, names=0.2, several=1.0, rates=(0.33, 0.33),
         more={"last": 0.3, "trend": 0.35, "level": 0.2},
     ),
-    Stage(
-        2.60, batch=8, context=512, branches=384, names=0.4, several=0.6, rates=(0.33, 0.15),
-        more={"last": 0.25, "trend": 0.2, "level": 0.15, "extreme": 0.05, "who": 0.04,
-              "compare": 0.03},
-    ),
-    Stage(
-        2.70, batch=2, context=2304, branches=1024, names=0.4, several=0.6, rates=(0.15, 0.08),
-        more={"last": 0.25, "trend": 0.15, "level": 0.12, "extreme": 0.04},
-    ),
-    Stage(
-        2.74, batch=1, context=9216, branches=2048, names=0.4, several=0.6, rates=(0.2, 0.01),
-        more={"last": 0.3, "trend": 0.1, "level": 0.1},
-    ),
+    *_growing(2.60, 2.70, 2.74),
 )
 # fmt: on
 

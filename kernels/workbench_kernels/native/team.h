@@ -44,7 +44,8 @@ class Team {
     for (std::thread& helper : helpers_) helper.join();
   }
 
-  // The calling thread's team, of so many threads if there are as many. Being alone needs no other team's helpers ended.
+  // The calling thread's team, of so many threads if there are as many. Being alone needs no other
+  // team's helpers ended.
   static Team& of(int size) {
     thread_local Team alone(1);
     if (size == 1) return alone;

@@ -81,11 +81,15 @@ def put_into(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
         contexts, mix = contexts | {"raced": said}, mix and mix | {"raced": said}
         contexts_before, mix_before = _turns(before)
         failed = [turn["failed"] for turn in (contexts, mix) if turn and turn["failed"]]
-        if before and (parts == {MIX} or (_measured(contexts_before) and not _measured(contexts))):
+        left = [
+            _measured(contexts_before) and not _measured(contexts),
+            _measured(mix_before) and not _measured(mix),
+        ]
+        if before and (parts == {MIX} or left[0]):
             contexts = contexts_before
-        if MIX not in parts or (_measured(mix_before) and not _measured(mix)):
+        if MIX not in parts or left[1]:
             mix = mix_before
-        tried = said | {"failed": failed[0]} if failed else None
+        tried = said | {"failed": failed[0]} if failed and any(left) else None
         whole = contexts | {"mix": mix, "tried": tried}
         peers[peer["peer"]] = {k: v for k, v in whole.items() if v is not None or k == "failed"}
     known = {*old["settings"]["parts"], *parts}

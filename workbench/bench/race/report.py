@@ -185,9 +185,11 @@ def write(result: dict[str, Any], out: Path) -> None:
     They are in the parquet files alone. Those of an earlier race are gone with it.
     """
     out.parent.mkdir(parents=True, exist_ok=True)
+    written = files(result, out)
     for suffix in SUFFIXES:
-        out.with_name(f"{out.stem}{suffix}.parquet").unlink(missing_ok=True)
-    for path, rows in files(result, out).items():
+        if (path := out.with_name(f"{out.stem}{suffix}.parquet")) not in written:
+            path.unlink(missing_ok=True)
+    for path, rows in written.items():
         if rows:
             pl.DataFrame(rows, infer_schema_length=None).write_parquet(path)
     slim = [_slim(peer) for peer in result["peers"]]
