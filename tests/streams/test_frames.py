@@ -32,7 +32,28 @@ def test_pandas_values_are_plain_and_its_index_is_no_column():
     assert row == {"a": 1} and type(row["a"]) is int
 
 
+def test_what_pandas_has_for_nothing_is_none_as_in_polars():
+    frame = pd.DataFrame({
+        "time": [pd.Timestamp("2026-01-05"), pd.NaT], "n": pd.array([1, None], dtype="Int64"),
+    })  # fmt: skip
+    first, second = to_rows(frame)
+    assert first == {"time": pd.Timestamp("2026-01-05"), "n": 1}
+    assert second == {"time": None, "n": None}
+
+
+def test_a_row_of_a_frame_and_a_named_tuple_are_rows():
+    frame = pd.DataFrame({"a": [1, 2], "b": ["x", "y"]})
+    wanted = [{"a": 1, "b": "x"}, {"a": 2, "b": "y"}]
+    assert [row for _, each in frame.iterrows() for row in to_rows(each)] == wanted
+    assert to_rows(frame.itertuples(index=False)) == wanted
+    numbers = pd.DataFrame(ROWS).iloc[0]
+    (row,) = to_rows(numbers)
+    assert row == {"a": 1.0, "b": 2.5} and type(row["b"]) is float
+
+
 @pytest.mark.parametrize(("data", "message"), [
+    (pd.DataFrame([[1, 2]], columns=["a", "a"]), "got several of 'a'; rename or drop them"),
+    (pl.Series([1.0, 2.0]), "a list of float; push a frame, or each row"),
     (3.5, "got float"), (None, "got NoneType"), ([1, 2], "a list of int"),
     ([{"a": 1}, "x"], "a list of dict, str"), (b"\xff", "got byte 0xff at 0"),
 ])  # fmt: skip

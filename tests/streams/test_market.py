@@ -52,6 +52,10 @@ def test_a_frame_renders():
     assert text.split()[1:3] == ["BTC", "o100.00"]
 
 
+def test_a_single_symbol_may_be_given_as_it_is():
+    assert market(3, seed=1, symbols="BTC").equals(market(3, seed=1, symbols=("BTC",)))
+
+
 def test_nothing_to_make_is_refused():
     with pytest.raises(ValueError, match="at least 1 bar"):
         market(0, 1)

@@ -6,6 +6,7 @@ import datetime as dt
 import math
 
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -150,6 +151,9 @@ def test_whose_vitals_they_are_is_never_taken_for_a_number(name):
         ("event", {"level": "INFO", "source": "a"}, "add message"),
         ("event", {"level": 3, "source": "a", "message": "b"}, "a name such as"),
         ("event", {"level": "INFO", "source": "a", "message": 5}, "expected text"),
+        ("event", EXAMPLES["event"][0] | {"time": pd.NaT}, "column 'time': expected a time"),
+        ("event", EXAMPLES["event"][0] | {"time": None}, "column 'time': expected a time"),
+        ("vitals", {"hr": 72, "T": 39.5}, "got 'T'"),
         ("spatial", {"id": "a", "x": 1, "y": 2}, "add speed"),
         ("spatial", {"id": True, "x": 1, "y": 2, "speed": 1}, "a name such as"),
     ],

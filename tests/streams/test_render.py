@@ -7,6 +7,7 @@ import math
 from decimal import Decimal
 
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -117,7 +118,9 @@ def test_moves_are_powers_of_two_of_a_basis_point(opened, closed, shown):
         ("rows", {"a": 10**400}, "within 1e300"),
         ("ohlcv", BAR | {"c": None}, "expected a number, got None"),
         ("ohlcv", BAR | {"c": True}, "got True (bool)"),
-        ("ohlcv", BAR | {"c": "101"}, "got '101' (str)"),
+        ("ohlcv", BAR | {"c": "101"}, "got '101' (str); convert it first: float('101')"),
+        ("ohlcv", BAR | {"c": "n/a"}, "got 'n/a' (str); fill or drop"),
+        ("rows", {"a": pd.NaT}, "expected a value, got NaT"),
         ("ohlcv", BAR | {"x": 1}, "got 'x'"),
         ("ohlcv", BAR | {"close": 1}, "one column for 'c'"),
         ("ohlcv", {"o": 1.0}, "'h' is missing"),

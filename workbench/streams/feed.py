@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import contextvars
-import datetime as dt
 import operator
 import os
-import re
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from itertools import islice
 from typing import Any
 
 from workbench.errors import CellsExhausted, RowError
 from workbench.streams.frames import frame_rows, is_frame
-from workbench.streams.render import TIME_NAMES
+from workbench.streams.pace import Pace
 from workbench.waiting import Completion
 
 Row = dict[str, Any]
@@ -26,6 +23,8 @@ class Feed(Completion):
     Attributes:
         rows_sent, rows_total: how far it is; the total is None where the source does not know.
         error: what ended it early, if anything did; every row before the one at fault was queued.
+        unsent: rows that it took from the source and did not send, once it is done: those of the
+            tick in which it was stopped, or the row at fault and what came with it.
     """
 
     def __init__(
@@ -48,17 +47,12 @@ class Feed(Completion):
         if whole < 1:
             msg = f"every={every!r}: expected a whole number of rows per tick, at least one"
             raise RowError(msg)
-        if rate is not None and not (isinstance(rate, (int, float)) and rate > 0):
-            msg = f"rate={rate!r}: expected rows per second above 0, or None for as fast as it goes"
-            raise RowError(msg)
-        if rate is not None and speed is not None:
-            msg = f"rate={rate} and speed={speed!r}: expected one of them"
-            raise RowError(msg)
+        self._pace, self._every = Pace(rate, speed), whole
         self.rows_sent = 0
+        self.unsent: list[Any] = []
         self.rows_total = _length(source)
         self._source = source
         self._send = send
-        self._rate, self._factor, self._every = rate, _factor(speed), whole
         self._halt = threading.Event()
         self._last: Completion | None = None
         self._bar = _bar(self.rows_total, name) if progress else None
@@ -68,7 +62,7 @@ class Feed(Completion):
         thread.start()
 
     def stop(self) -> None:
-        """Send nothing more; what was queued is still ingested."""
+        """Send nothing more; what was queued is still ingested, the rest of a tick is `unsent`."""
         self._halt.set()
 
     def wait(self, timeout: float | None = None) -> int:
@@ -87,10 +81,9 @@ class Feed(Completion):
     def _run(self) -> None:
         error: BaseException | None = None
         try:
-            for rows, pause in self._paced():
-                if self._halt.wait(pause) if pause else self._halt.is_set():
-                    break
-                self._queue(rows)
+            source = iter(_rows(self._source))
+            while self._take(source) and not self._halt.wait(self._seconds_to_next()):
+                self._queue()
         except RowError as bad:
             sent = f"{self.rows_sent:,} row{'s' * (self.rows_sent != 1)}"
             error = RowError(f"after {sent} of the stream: {bad}")
@@ -110,8 +103,37 @@ class Feed(Completion):
         finally:
             self.finish(error)
 
-    def _queue(self, rows: list[Any]) -> None:
-        """Send a tick; where it is refused, those of its rows that come before the one at fault."""
+    def _take(self, source: Iterator[Any]) -> bool:
+        """Take the next tick's rows; whether there are any.
+
+        Those that come before an error of the source are sent before it is raised.
+        """
+        try:
+            while len(self.unsent) < self._every and not self._halt.is_set():
+                self.unsent.append(next(source))
+        except StopIteration:
+            pass
+        except BaseException:
+            if self.unsent and not self._halt.wait(self._seconds_to_next()):
+                self._queue()
+            raise
+        return bool(self.unsent)
+
+    def _seconds_to_next(self) -> float:
+        """Until what was taken is due; where a row has no time, those before it are sent."""
+        try:
+            return self._pace.seconds_to(self.unsent)
+        except RowError:
+            if self.unsent[:-1]:
+                self._queue(keep=1)
+            raise
+
+    def _queue(self, keep: int = 0) -> None:
+        """Send what was taken; where it is refused, those rows that come before the one at fault.
+
+        The last ``keep`` rows stay.
+        """
+        rows = self.unsent[: len(self.unsent) - keep]
         try:
             self._sent(self._send(rows), len(rows))
         except (RowError, CellsExhausted):
@@ -123,27 +145,9 @@ class Feed(Completion):
     def _sent(self, tick: Completion, rows: int) -> None:
         self._last = tick
         self.rows_sent += rows
+        del self.unsent[:rows]
         if self._bar is not None:
             self._bar.update(rows)
-
-    def _paced(self) -> Iterator[tuple[list[Any], float]]:
-        """Ticks of rows, each with the seconds to wait before it."""
-        before: dt.datetime | None = None
-        for tick in _ticks(_rows(self._source), self._every):
-            pause = 0.0
-            if self._rate is not None:
-                pause = len(tick) / self._rate
-            elif self._factor is not None:
-                try:
-                    now = _time_of(tick[-1])
-                except RowError:
-                    if tick[:-1]:
-                        yield tick[:-1], 0.0
-                    raise
-                if before is not None:
-                    pause = max(0.0, (now - before).total_seconds() / self._factor)
-                before = now
-            yield tick, pause
 
     def __repr__(self) -> str:
         state = "running"
@@ -168,23 +172,6 @@ def _check_source(source: Any) -> None:
         raise RowError(f"{expected} a {kind}; push(row) takes a single one")
 
 
-def _ticks(rows: Iterable[Any], every: int) -> Iterator[list[Any]]:
-    """So many rows at a time; those that came before an error of the source come before it here."""
-    left = iter(rows)
-    while True:
-        tick: list[Any] = []
-        try:
-            for row in islice(left, every):
-                tick.append(row)
-        except BaseException:
-            if tick:
-                yield tick
-            raise
-        if not tick:
-            return
-        yield tick
-
-
 def _rows(source: Any) -> Iterable[Any]:
     return frame_rows(source) if is_frame(source) else source
 
@@ -194,36 +181,6 @@ def _length(source: Any) -> int | None:
         return len(source)
     except TypeError:
         return None
-
-
-def _factor(speed: str | None) -> float | None:
-    if speed is None:
-        return None
-    found = re.fullmatch(r"(\d+\.?\d*)x", speed)
-    if not found or not float(found[1]) > 0:
-        msg = f"speed={speed!r}: expected a factor on the rows' own time, such as '60x'"
-        raise RowError(msg)
-    return float(found[1])
-
-
-def _time_of(row: Any) -> dt.datetime:
-    for name, value in row.items() if isinstance(row, dict) else ():
-        if name.lower() in TIME_NAMES:
-            if isinstance(value, dt.datetime):
-                return value
-            if isinstance(value, dt.date):
-                return dt.datetime(value.year, value.month, value.day)
-            if isinstance(value, (int, float)):
-                return dt.datetime.fromtimestamp(value)
-            try:
-                return dt.datetime.fromisoformat(str(value))
-            except ValueError:
-                break
-    msg = (
-        f"speed= replays by the rows' own time, and {row!r} has no column "
-        f"{'/'.join(sorted(TIME_NAMES))} with one; use rate= (rows per second)"
-    )
-    raise RowError(msg)
 
 
 def _bar(total: int | None, name: str) -> Any:

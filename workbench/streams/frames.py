@@ -13,11 +13,13 @@ Row = dict[str, Any]
 def to_rows(data: Any) -> list[Row] | list[str]:
     """The rows of a dict, a text, a list of either, or a polars or pandas frame.
 
-    Bytes are text in UTF-8. A text is one row, however many lines it has.
+    A row of a pandas frame and a named tuple are dicts too. Bytes are text in UTF-8. A text is one
+    row, however many lines it has.
 
     Raises:
         RowError: it is none of these, or mixes dicts and texts, or is not valid UTF-8.
     """
+    data = _as_dict(data)
     if isinstance(data, (str, bytes)):
         return [_text(data)]
     if isinstance(data, Mapping):
@@ -25,14 +27,15 @@ def to_rows(data: Any) -> list[Row] | list[str]:
     if is_frame(data):
         return list(frame_rows(data))
     if isinstance(data, Iterable):
-        items = list(data)
+        items = [_as_dict(item) for item in data]
         if all(isinstance(item, (str, bytes)) for item in items):
             return [_text(item) for item in items]
         if all(isinstance(item, Mapping) for item in items):
             return [dict(item) for item in items]
         kinds = sorted({type(item).__name__ for item in items})
-        msg = f"expected a list of dicts or a list of texts, got a list of {', '.join(kinds)}; " \
-            "push them apart"
+        rows = any(isinstance(item, (str, bytes, Mapping)) for item in items)
+        do = "push them apart" if rows else "push a frame, or each row as {'column': value}"
+        msg = f"expected a list of dicts or a list of texts, got a list of {', '.join(kinds)}; {do}"
         raise RowError(msg)
     msg = (
         f"expected a dict, a text, a list of either, or a polars or pandas frame, "
@@ -42,20 +45,46 @@ def to_rows(data: Any) -> list[Row] | list[str]:
 
 
 def frame_rows(frame: Any) -> Iterator[Row]:
-    """Rows of a polars (lazy or not) or pandas frame; a pandas index is not a column."""
+    """Rows of a polars (lazy or not) or pandas frame; a pandas index is not a column.
+
+    What pandas has for nothing is None.
+
+    Raises:
+        RowError: two of its columns have one name.
+    """
     if hasattr(frame, "collect"):
         frame = frame.collect()
     if hasattr(frame, "iter_rows"):
         yield from frame.iter_rows(named=True)
         return
     names = [str(name) for name in frame.columns]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        msg = f"expected columns of different names, got several of {', '.join(map(repr, twice))}"
+        raise RowError(f"{msg}; rename or drop them")
     for values in frame.itertuples(index=False, name=None):
-        yield {n: v.item() if hasattr(v, "item") else v for n, v in zip(names, values, strict=True)}
+        yield {name: _plain(value) for name, value in zip(names, values, strict=True)}
 
 
 def is_frame(data: Any) -> bool:
     """Whether it is a polars (lazy or not) or pandas frame."""
     return any(hasattr(data, name) for name in ("iter_rows", "collect", "itertuples"))
+
+
+def _as_dict(data: Any) -> Any:
+    """A row that names its values otherwise, as a dict; anything else as it is."""
+    if hasattr(data, "_asdict"):  # a named tuple
+        return data._asdict()
+    if hasattr(data, "to_dict") and hasattr(data, "index") and hasattr(data, "array"):  # a Series
+        return {name: _plain(value) for name, value in data.to_dict().items()}
+    return data
+
+
+def _plain(value: Any) -> Any:
+    """A value of pandas or numpy as one of Python; NaT and NA are None."""
+    if type(value).__name__ in ("NaTType", "NAType"):
+        return None
+    return value.item() if hasattr(value, "item") else value
 
 
 def _text(data: str | bytes) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -56,7 +57,7 @@ def five_digits(values: np.ndarray) -> np.ndarray:
 def market(
     bars: int,
     seed: int,
-    symbols: tuple[str, ...] = ("BTC",),
+    symbols: Sequence[str] = ("BTC",),
     *,
     start: float = 100.0,
     step: float = 0.002,
@@ -65,8 +66,10 @@ def market(
     """``bars`` bars of each symbol, by time then symbol: ``time symbol o h l c v``.
 
     The frame depends only on the arguments. ``start`` and ``step`` are as in `bars_of`; ``every``
-    is the time between bars. Raises ValueError when ``bars`` or ``symbols`` name nothing.
+    is the time between bars; a single symbol may be given as it is. Raises ValueError when
+    ``bars`` or ``symbols`` name nothing.
     """
+    symbols = [symbols] if isinstance(symbols, str) and symbols else symbols
     if bars < 1 or not symbols:
         raise ValueError(f"expected at least 1 bar and 1 symbol, got {bars} and {symbols!r}")
     import polars as pl

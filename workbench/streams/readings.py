@@ -173,6 +173,8 @@ class Events(Known):
 
 def _clock(index: int, value: Any) -> str:
     """A time as one word: times of day to the second, texts and numbers as they are."""
+    if value is None or value != value:  # NaN, and pandas' NaT, which is a datetime
+        raise wrong(index, "time", "a time", value)
     if isinstance(value, dt.datetime | dt.time):
         return value.strftime("%H:%M:%S")
     if isinstance(value, dt.date):

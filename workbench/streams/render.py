@@ -62,6 +62,7 @@ from workbench.streams.schema import (
     name_word,
     number,
     unreadable,
+    wrong,
 )
 from workbench.streams.texts import (
     count_text,
@@ -180,7 +181,7 @@ SCHEMA_NAMES = tuple(name for name in _SCHEMAS if name is not None)
 
 def schema_for(name: str | None) -> Schema:
     """A fresh schema: one that this module describes, or ``rows`` (None too) for any columns."""
-    if name not in _SCHEMAS:
+    if not isinstance(name, str | None) or name not in _SCHEMAS:
         known = ", ".join(map(repr, SCHEMA_NAMES))
         raise RowError(f"expected schema {known} or None, got {name!r}; use one of these")
     return _SCHEMAS[name]()
@@ -189,6 +190,8 @@ def schema_for(name: str | None) -> Schema:
 def _value_text(index: int, column: str, value: Any) -> str:
     if isinstance(value, str):
         return word_text(value)
+    if value != value and isinstance(value, dt.date):  # pandas' NaT
+        raise wrong(index, column, "a value", value)
     if isinstance(value, dt.date | dt.time):  # a datetime is a date
         return word_text(value.isoformat())
     return count_text(number(index, column, value))

@@ -9,11 +9,12 @@ from numbers import Integral, Real
 from typing import Any, ClassVar
 
 from workbench.errors import RowError
-from workbench.streams.texts import word_text
+from workbench.streams.texts import read_number, word_text
 
 Row = dict[str, Any]
 
 TIME_NAMES = frozenset({"time", "date", "datetime", "timestamp", "ts", "t"})
+NOT_TIME = "T"  # as often a temperature, which nobody may drop unsaid
 LARGEST = 1e300  # beyond it, rounding to five digits could overflow
 
 
@@ -87,7 +88,7 @@ class Known(Schema):
         for column, value in row.items():
             lowered = column.lower() if isinstance(column, str) else column
             short = self.names.get(lowered)
-            if short is None and self.drops_time and lowered in TIME_NAMES:
+            if short is None and self.drops_time and is_time(column):
                 continue
             if short is None:
                 raise RowError(
@@ -112,6 +113,11 @@ class Known(Schema):
                 "the session with schema='rows'"
             )
         return tuple(column for column in self.order if column in named)
+
+
+def is_time(column: Any) -> bool:
+    """Whether a column of this name says when something was."""
+    return isinstance(column, str) and column.lower() in TIME_NAMES and column != NOT_TIME
 
 
 def name_word(index: int, column: str, value: Any, example: str) -> str:
@@ -141,11 +147,11 @@ def number(index: int, column: str, value: Any) -> Any:
 def wrong(index: int, column: str, expected: str, value: Any) -> RowError:
     """The error of a value that does not fit its column."""
     shown = f"{value!r:.60}"
-    kind = "" if shown in {"None", "nan", "inf", "-inf"} else f" ({type(value).__name__})"
-    return RowError(
-        f"row {index}, column {column!r}: expected {expected}, got {shown}{kind}; "
-        "fill or drop this row"
-    )
+    kind = "" if shown in {"None", "nan", "NaT", "inf", "-inf"} else f" ({type(value).__name__})"
+    do = "fill or drop this row"
+    if isinstance(value, str) and "number" in expected and read_number(value) != value:
+        do = f"convert it first: float({value!r})"
+    return RowError(f"row {index}, column {column!r}: expected {expected}, got {shown}{kind}; {do}")
 
 
 def unreadable(index: int, line: str, example: str) -> RowError:
