@@ -2,6 +2,7 @@
 
 import threading
 
+import numpy as np
 import pytest
 
 from workbench.engine.sampler import Sampling
@@ -229,9 +230,9 @@ def test_it_can_be_waited_for_with_progress_and_awaited(engine, capsys):
 
     session = engine.open("s", cells=900)
     session.push([f"{i}" for i in range(40)])
-    test = session.backtest("so?", choices=UP_DOWN, every=4)
+    test = session.backtest("so?", choices=UP_DOWN, every=np.int64(4))
     assert test.answered == 10
-    assert "back-test" in capsys.readouterr().err
+    assert "back-test: 100%" in capsys.readouterr().err
     again = asyncio.run(_await(session.backtest_start("so?", choices=UP_DOWN, every=4)))
     assert again.frame.drop("total_ms").equals(test.frame.drop("total_ms"))
 

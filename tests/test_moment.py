@@ -1,5 +1,6 @@
 """Moments as people write them."""
 
+import numpy as np
 import pytest
 
 import workbench as wb
@@ -27,7 +28,7 @@ def test_what_is_no_moment(text):
 
 
 def test_a_plain_number_counts_rows():
-    assert moment(7) == wb.row(7) and moment(None) is None
+    assert moment(7) == moment(np.int64(7)) == wb.row(7) and moment(None) is None
     assert moment(wb.version(2)) == wb.version(2)
     for wrong in (1.5, "7", True):
         with pytest.raises(QuestionError, match="whole number of rows"):

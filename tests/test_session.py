@@ -207,7 +207,10 @@ def test_a_push_larger_than_the_queue_is_taken(make_engine):
     ({"choices": ["up", "up"]}, "at least two different"),
     ({"choices": ["up", ""]}, "has no tokens"),
     ({"max_tokens": 0}, "at least 1"),
+    ({"choices": 5}, "at least two different"),
+    ({"choices": [1, 2]}, "at least two different"),
     ({"stop": [""]}, "non-empty"),
+    ({"stop": 5}, "expected texts"),
     ({"temperature": -1}, "at least 0"),
 ])  # fmt: skip
 def test_bad_questions(make_engine, options, message):

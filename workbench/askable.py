@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Callable, Sequence
+from numbers import Integral
 from typing import TYPE_CHECKING, Any
 
 from workbench.answer import Answer
@@ -214,13 +215,14 @@ class Askable:
         """`backtest`, but return at once with a `Backtest` to await, watch, or cancel."""
         self._check_open()
         for name, value in (("every", every), ("start", start), ("end", end)):
-            if value is not None and (not isinstance(value, int) or value < 1):
+            if value is not None and (not isinstance(value, Integral) or value < 1):
                 msg = f"{name}={value!r}: expected a number of rows, 1 or more"
                 raise QuestionError(msg)
         sampling, closed = Sampling(max_tokens, stops(stop)), closed_answers(choices)
         test = Backtest(
             self.engine, self.ingest, question, self._words(question), closed,
-            [self.engine.tokens.choice(c) for c in closed], sampling, every, start, end,
+            [self.engine.tokens.choice(c) for c in closed], sampling, int(every),
+            None if start is None else int(start), None if end is None else int(end),
         )  # fmt: skip
         test.begin_after(self.ingest.ticks.last(from_stream=False))
         return test
@@ -306,7 +308,8 @@ def _show_progress(test: Backtest) -> None:
             while not test.done:
                 with contextlib.suppress(TimeoutError, WorkbenchError):
                     test.join(0.1)
-                bar.total = test.total
+                if test.total and bar.total != test.total:
+                    bar.reset(total=test.total)  # a notebook's bar takes its width from this alone
                 bar.update(test.answered - bar.n)
     except KeyboardInterrupt:
         test.cancel()

@@ -2,28 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from workbench.errors import QuestionError
 
 
 def stops(stop: str | Sequence[str] | None) -> tuple[str, ...]:
-    """Texts that end an answer."""
+    """Texts that end an answer.
+
+    Raises:
+        QuestionError: they are no texts.
+    """
     if stop is None:
         return ()
-    return (stop,) if isinstance(stop, str) else tuple(stop)
+    return (stop,) if isinstance(stop, str) else _texts(stop, f"stop={stop!r}: expected texts")
 
 
 def closed_answers(choices: Sequence[str] | None) -> tuple[str, ...]:
     """The answers of a closed question; none for an open one.
 
     Raises:
-        QuestionError: fewer than two, or two alike.
+        QuestionError: fewer than two, or two alike, or they are no texts.
     """
     if choices is None:
         return ()
-    closed = tuple(choices) if not isinstance(choices, str) else (choices,)
+    msg = f"choices={choices!r}: expected at least two different texts"
+    closed = (choices,) if isinstance(choices, str) else _texts(choices, msg)
     if len(set(closed)) != len(closed) or len(closed) < 2:
-        msg = f"choices={choices!r}: expected at least two different texts"
         raise QuestionError(msg)
     return closed
+
+
+def _texts(given: Iterable[str], expected: str) -> tuple[str, ...]:
+    texts = tuple(given) if isinstance(given, Iterable) else (None,)
+    if not all(isinstance(text, str) for text in texts):
+        raise QuestionError(expected)
+    return texts

@@ -251,6 +251,9 @@ class Engine(StatelessEngine):
         if name in self._sessions:
             msg = f"session {name!r} is open; use engine.session({name!r}), or close it first"
             raise SessionExists(msg)
+        if not isinstance(prompt, str | None):
+            msg = f"prompt={prompt!r}: expected a text, or None for none"
+            raise WorkbenchError(msg)
         if overflow not in ("error", "rebuild", "evict"):
             msg = f"overflow={overflow!r}: expected 'error', 'rebuild' or 'evict'"
             raise WorkbenchError(msg)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from numbers import Integral
 
 from workbench.errors import QuestionError
 
@@ -61,7 +62,7 @@ def moment(at: Moment | int | None) -> Moment | None:
 
 
 def _whole(number: int, unit: str) -> int:
-    if isinstance(number, bool) or not isinstance(number, int):
+    if isinstance(number, bool) or not isinstance(number, Integral):
         msg = f"at={number!r}: expected a whole number of {unit}s, wb.row(n) or wb.version(n)"
         raise QuestionError(msg)
-    return number
+    return int(number)

@@ -44,6 +44,7 @@ def test_top_p_keeps_the_smallest_set_that_reaches_it():
 
 @pytest.mark.parametrize("bad", [
     {"max_tokens": 0}, {"max_tokens": 2.5}, {"max_tokens": True}, {"temperature": -1},
+    {"temperature": "1"}, {"top_p": "1"},
     {"temperature": math.nan}, {"top_p": 0}, {"top_p": 1.1}, {"stop": ("",)}, {"seed": "x"},
     {"seed": 2**64}, {"seed": -(2**63) - 1},
 ])  # fmt: skip

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import json
 import shlex
 import sys
 from collections.abc import Sequence
@@ -13,7 +12,6 @@ from pathlib import Path
 from workbench.bench.sessions import command as sessions
 from workbench.errors import WorkbenchError
 
-RESULTS = Path("data/bench")
 OTHERS = {
     "flash": "cost of 1, 4 and 16 standing questions on one long session",
     "kernels": "attention on a GPU, against a copy's bandwidth and others' attention",
@@ -30,8 +28,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser(arguments[0] if arguments else "").parse_args(arguments)
     command = shlex.join(["python", "-m", "workbench.bench", *arguments])
     try:
+        if (out := getattr(options, "out", None)) is not None:
+            from workbench.bench.result import check_out
+
+            check_out(out)
         return int(options.run(options, command))
-    except WorkbenchError as error:
+    except (WorkbenchError, OSError) as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
@@ -115,7 +117,7 @@ def _add_latency(latency: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     latency.add_argument(
         "--out", type=Path, metavar="FILE",
-        help=f"where to write the JSON (default: {RESULTS}/latency-<cpu>.json)",
+        help="where to write the JSON (default: data/bench/latency-<processor>.json)",
     )  # fmt: skip
     latency.set_defaults(run=_latency)
 
@@ -125,9 +127,9 @@ def _words(values: Sequence[int]) -> str:
 
 
 def _latency(options: argparse.Namespace, command: str) -> int:
-    from workbench.bench import latency, machine, report
+    from workbench.bench import latency, report, result
 
-    result = latency.run(
+    found = latency.run(
         latency.Options(
             contexts=tuple(options.contexts),
             repeats=options.repeats,
@@ -141,13 +143,8 @@ def _latency(options: argparse.Namespace, command: str) -> int:
         ),
         command,
     )
-    out = options.out
-    if out is None:
-        out = RESULTS / f"latency-{machine.short_name(machine.processor_name(options.device))}.json"
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(json.dumps(result, indent=1) + "\n")
-    print(report.table(result))
-    print(f"\nwritten to {out}")
+    print(report.table(found))
+    print(f"\nwritten to {result.write(found, 'latency', options.out, options.device)}")
     return 0
 
 

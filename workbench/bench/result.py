@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from workbench.bench import machine
+from workbench.errors import WorkbenchError
 
 RESULTS = Path("data/bench")
 
@@ -24,6 +25,17 @@ def header(benchmark: str, command: str, device: str = "cpu") -> dict[str, Any]:
         "versions": machine.versions(),
         "machine": machine.describe(torch.get_num_threads(), device),
     }
+
+
+def check_out(path: Path) -> None:
+    """Raise `WorkbenchError` if a result could not be written there, before anything is measured.
+
+    The folder that it goes to is made if need be.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.is_dir():
+        msg = f"--out {path}: expected a file, got a folder; say {path / 'a.json'}"
+        raise WorkbenchError(msg)
 
 
 def write(result: dict[str, Any], name: str, out: Path | None, device: str = "cpu") -> Path:

@@ -140,6 +140,9 @@ def _check(options: argparse.Namespace) -> None:
         msg = f"--bars {options.bars}: expected at least {QUICK_BARS}"
         raise WorkbenchError(msg)
     options.out.parent.mkdir(parents=True, exist_ok=True)
+    if options.out.is_dir():
+        msg = f"--out {options.out}: expected a file, got a folder"
+        raise WorkbenchError(msg)
 
 
 # The run.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import dataclass
+from numbers import Real
 from pathlib import Path
 
 import torch
@@ -42,8 +43,9 @@ class Sampling:
         whole = isinstance(self.max_tokens, int) and not isinstance(self.max_tokens, bool)
         expect(whole and self.max_tokens >= 1, "max_tokens", "a whole number of at least 1")
         expect(all(isinstance(s, str) and s for s in self.stop), "stop", "non-empty texts")
-        expect(0 <= self.temperature < math.inf, "temperature", "a number of at least 0")
-        expect(0 < self.top_p <= 1, "top_p", "a number in (0, 1]")
+        warm = isinstance(self.temperature, Real) and 0 <= self.temperature < math.inf
+        expect(warm, "temperature", "a number of at least 0")
+        expect(isinstance(self.top_p, Real) and 0 < self.top_p <= 1, "top_p", "a number in (0, 1]")
         seeds = self.seed is None or (isinstance(self.seed, int) and -(2**63) <= self.seed < 2**64)
         expect(seeds, "seed", "a whole number of at most 64 bits, or None")
 
