@@ -167,9 +167,12 @@ def shows_newer(page, times=3):
 
 def test_a_flash_query_is_added_paused_and_removed_on_the_board(lab, page):
     url, notebooks = lab
-    write_notebook(notebooks / "board.ipynb", [SETUP + "\ns.push('one').wait()", "wb.dashboard()"])
+    asked = "q = s.flash('Between $1 and $2?')\nq"
+    cells = [SETUP + "\ns.push('one').wait()", asked, "q.remove()"]
+    write_notebook(notebooks / "board.ipynb", [*cells, "wb.dashboard()"])
     open_notebook(page, url, "board.ipynb")
     assert run_all(page) == []
+    assert page.locator("[data-lm-suppress-shortcuts] > .wb-latency").count() == 1
     board = page.locator(".wb-flash tbody tr")
     board.first.wait_for()
     page.get_by_label("Question", exact=True).fill("Is it <b>rising</b>?")
@@ -198,6 +201,8 @@ def test_a_flash_query_is_added_paused_and_removed_on_the_board(lab, page):
     page.locator(".wb-add").click()
     page.locator(".wb-error", has_text="at least two different texts").wait_for()
     assert page.get_by_label("Question", exact=True).input_value() == "Which?"
+    assert page.locator(".jp-OutputArea", has_text="Between $1 and $2?").count() == 1
+    assert page.locator("mjx-container").count() == 0  # amounts are no formulas
 
 
 def test_the_dashboard_is_back_after_a_reload_and_after_its_cell_runs_again(lab, page):

@@ -19,6 +19,7 @@ from workbench.notebook.cell_panel import (
     pieces,
     saved_cells,
 )
+from workbench.notebook.view_model import Watch
 
 CELLS = 60
 
@@ -211,6 +212,7 @@ def test_a_session_keeps_its_colour_when_another_closes(shown, stepped, run_dry)
     assert colours() == {"b": 1, "c": 2}
     stepped.open("d", cells=100)
     assert colours() == {"b": 1, "c": 2, "d": 0}
+    assert {row.name: row.colour for row in Watch().session_rows(stepped, 0.0)} == colours()
 
 
 def test_it_follows_a_running_engine(shown, engine, eventually):

@@ -4,6 +4,7 @@ import threading
 
 import ipywidgets as widgets
 import pytest
+from ipywidgets.widgets.widget import _instances
 
 import workbench as wb
 from workbench import notebook
@@ -171,6 +172,14 @@ def test_close_ends_its_thread_and_may_come_twice(shown, engine):
     assert box.closed and box.comm is None and thread not in threading.enumerate()
     engine.session("btc").push("one").wait(60)  # nothing is left that listens
     assert len(box._events) == 0
+
+
+def test_closing_it_leaves_no_widget_behind(engine):
+    engine.open("btc", cells=400)
+    wb.dashboard(engine).close()  # what is made once for all
+    before = len(_instances)
+    wb.dashboard(engine).close()
+    assert len(_instances) == before
 
 
 def test_a_closed_engine_leaves_its_last_picture(shown, engine, eventually):

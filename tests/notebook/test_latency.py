@@ -165,6 +165,8 @@ def test_what_cannot_be_measured_is_said_in_one_line(part, engine, beat, monkeyp
     s.push(["word " * 60] * 4).wait(60)
     s.ask("Up?", max_tokens=2)
     eventually(lambda: part.log.newest)
+    state = beat()
+    assert not state["note"] and not state["failed"], "it was another matter"
     beat(action="measure")
     eventually(lambda: "cells" in beat()["note"])  # more than is kept for questions
     state = beat()

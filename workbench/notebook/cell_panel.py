@@ -14,6 +14,7 @@ from workbench.engine.holdings import Holding
 from workbench.errors import EngineClosed
 from workbench.events import Event
 from workbench.notebook.panel import Panel, script, static
+from workbench.notebook.view_model import session_colours
 
 if TYPE_CHECKING:
     import polars as pl
@@ -192,7 +193,6 @@ class CellMapPart:
         self._news = True
         self._asked_at = 0.0
         self._answer: list[Sequence[Holding]] | None = None
-        self._colours: dict[str, int] = {}
 
     def take(self, event: Event) -> None:
         """Something happened: look again."""
@@ -229,16 +229,10 @@ class CellMapPart:
         self._answer = answer
 
     def _state(self, engine: Engine, holdings: Sequence[Holding]) -> dict[str, Any]:
-        sessions = engine.sessions
-        for name in self._colours.keys() - sessions.keys():
-            del self._colours[name]
-        for name in sessions:
-            if name not in self._colours:
-                taken = set(self._colours.values())
-                self._colours[name] = next(i for i in range(len(taken) + 1) if i not in taken)
-        colours = {name: self._colours[name] for name in sessions}
-        capacities = {name: session.budget for name, session in sessions.items()}
-        return map_state(pieces(holdings, engine.num_cells), colours, capacities)
+        capacities = {name: session.budget for name, session in engine.sessions.items()}
+        return map_state(
+            pieces(holdings, engine.num_cells), session_colours(engine), capacities
+        )
 
 
 def _name(holding: Holding) -> str:

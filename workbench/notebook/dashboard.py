@@ -151,7 +151,12 @@ class Dashboard(widgets.VBox):
             shown = _open.get(engine, {})
             for names in [names for names, box in shown.items() if box is self]:
                 del shown[names]
-        for child in _descendants(self):
+        boxes = [self, *_descendants(self)]
+        looks = [getattr(box, name, None) for box in boxes for name in ("layout", "style")]
+        for look in looks:  # widgets of their own
+            if isinstance(look, widgets.Widget):
+                look.close()
+        for child in boxes[1:]:
             child.close()
         super().close()
 

@@ -226,8 +226,8 @@ def register(shell: Any) -> None:
     formatters = shell.display_formatter.formatters
     for kind, function in _TEXT.items():
         formatters["text/plain"].for_type(kind, _pretty(function))
-    for kind, function in _HTML.items():
-        formatters["text/html"].for_type(kind, function)
+    for kind in _HTML:
+        formatters["text/html"].for_type(kind, html_of)
     for kind in _DRAWN:
         shell.display_formatter.ipython_display_formatter.for_type(kind, _already_shown)
 
@@ -245,7 +245,12 @@ def unregister(shell: Any) -> None:
 
 def bundle(value: Answer | Backtest) -> dict[str, str]:
     """Both forms of what is drawn while it comes, by MIME type."""
-    return {"text/plain": _TEXT[type(value)](value), "text/html": _HTML[type(value)](value)}
+    return {"text/plain": _TEXT[type(value)](value), "text/html": html_of(value)}
+
+
+def html_of(value: Any) -> str:
+    """The HTML form of any of them, in which amounts of dollars are no formulas to JupyterLab."""
+    return f'<div class="mathjax_ignore tex2jax_ignore">{_HTML[type(value)](value)}</div>'
 
 
 # What was drawn as it came, and the cell it was drawn in: a cell that ends with it would show it

@@ -64,6 +64,7 @@ class LatencyPart:
         self._log_scale = True
         self._session = ""
         self._note, self._failed = "", False
+        self._failed_after: Answered | None = None
         self._measuring: tuple[Answer, Answered] | None = None
         self._cost, self._cost_at = "", 0.0
         self._shown: tuple[Any, ...] = (0, "", False)
@@ -84,6 +85,8 @@ class LatencyPart:
             self._floor_asked = True
             _measure_floor(engine)
         self._end_measuring()
+        if self._failed and self.log.newest is not self._failed_after:
+            self._say("")  # it may be another matter now
         if now - self._cost_at >= NOTE_S:
             self._cost, self._cost_at = self._predicted(engine), now
         sessions = list(engine.sessions)
@@ -188,6 +191,7 @@ class LatencyPart:
 
     def _say(self, words: str, *, failed: bool = False) -> None:
         self._note, self._failed = words, failed
+        self._failed_after = self.log.newest
 
 
 def _has_floor(engine: Engine) -> bool:

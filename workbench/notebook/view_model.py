@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import itertools
 import math
+import threading
+import weakref
 import zlib
 from collections import deque
 from collections.abc import Iterable
@@ -137,16 +139,27 @@ class Colours:
     def __init__(self) -> None:
         """Have given none."""
         self._of: dict[str, int] = {}
+        self._lock = threading.Lock()  # dashboards draw in threads of their own
 
     def of(self, names: Iterable[str]) -> dict[str, int]:
         """The colours of the sessions open now; new ones take the lowest that are free."""
-        open_now = list(names)
-        self._of = {name: colour for name, colour in self._of.items() if name in open_now}
-        for name in open_now:
-            if name not in self._of:
-                taken = set(self._of.values())
-                self._of[name] = next(i for i in range(len(taken) + 1) if i not in taken)
-        return {name: self._of[name] for name in open_now}
+        open_now = dict.fromkeys(names)
+        with self._lock:
+            self._of = {name: colour for name, colour in self._of.items() if name in open_now}
+            taken = set(self._of.values())
+            free = (colour for colour in itertools.count() if colour not in taken)
+            for name in open_now:
+                if name not in self._of:
+                    self._of[name] = next(free)
+            return {name: self._of[name] for name in open_now}
+
+
+_colours: weakref.WeakKeyDictionary[Engine, Colours] = weakref.WeakKeyDictionary()
+
+
+def session_colours(engine: Engine) -> dict[str, int]:
+    """The colour of each open session, the same in all that shows this engine."""
+    return _colours.setdefault(engine, Colours()).of(engine.sessions)
 
 
 @dataclass
@@ -166,7 +179,6 @@ class Watch:
         """Have seen nothing."""
         self._steps, self._tokens = Recent(), Recent()
         self._commits: dict[str, _Commits] = {}
-        self._colours = Colours()
 
     def take(self, event: Event) -> None:
         """Note one event."""
@@ -189,9 +201,10 @@ class Watch:
         sessions = engine.sessions
         for name in self._commits.keys() - sessions.keys():
             del self._commits[name]
-        colours = self._colours.of(sessions)
+        colours = session_colours(engine)
         return [
-            self._session_row(session, colours[name], now) for name, session in sessions.items()
+            self._session_row(session, colours.get(name, 0), now)
+            for name, session in sessions.items()
         ]
 
     def _session_row(self, session: Session, colour: int, now: float) -> SessionRow:

@@ -331,6 +331,11 @@ export default {
           setText(node.querySelector(".wb-cells-name"), name);
           setText(node.querySelector("b"), at < 0 ? "" : `${count(full)} of ${count(most)}`);
         });
+      // A chip that goes says nothing, and the holders may have other places now.
+      if (shownOf !== null) {
+        const over = chips.querySelector("li:hover");
+        shownOf = over && Number(over.dataset.at) >= 0 ? Number(over.dataset.at) : null;
+      }
       const reading = Math.max(0, ...state.pieces.map((piece) => (piece[3] === "session" ? piece[6] : 0)));
       const { free, ...counts } = state.counts;
       const rows = state.cells ? Object.entries({ ...counts, reading, free }) : [];

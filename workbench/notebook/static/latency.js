@@ -2,11 +2,16 @@
 
 export default {
   render({ model, el }) {
+    el.dataset.lmSuppressShortcuts = "true";
     const root = make("div", "wb-latency");
     const head = make("div", "wb-latency-head");
     const set = make("div", "wb-latency-set");
+    // What happened is read aloud; what measuring would cost changes with every row, and is not.
     const line = make("div", "wb-latency-line");
-    line.setAttribute("aria-live", "polite");
+    const note = make("span");
+    const price = make("span");
+    note.setAttribute("aria-live", "polite");
+    line.append(note, price);
     head.append(make("div", "wb-title", "Latency and context"), set);
     root.append(head, line);
     el.append(root);
@@ -53,7 +58,7 @@ export default {
         return option;
       }, () => {});
       setProperty(choice, "value", state.session || "");
-      setProperty(choice, "hidden", names.length < 2);
+      setProperty(choice, "hidden", names.length < 2 && !state.session);
       setAttribute(log, "aria-pressed", state.log !== false);
       setAttribute(linear, "aria-pressed", state.log === false);
       setText(measure, state.measuring ? "Measuring \u2026" : "Measure stateless");
@@ -62,7 +67,8 @@ export default {
       setAttribute(measure, "aria-label", `Measure stateless. ${cost}`);
       for (const node of [measure, html, parquet, log, linear, choice]) setProperty(node, "disabled", over);
       if (state.measuring) measure.disabled = true;
-      setText(line, state.note || (state.cost ? `Measure stateless: ${state.cost}` : ""));
+      setText(note, state.note || "");
+      setText(price, !state.note && state.cost ? `Measure stateless: ${state.cost}` : "");
       line.classList.toggle("wb-latency-failed", Boolean(state.failed));
     });
   },
