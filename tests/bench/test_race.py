@@ -391,9 +391,9 @@ def test_where_things_are_on_a_machine_stays_out_of_the_file():
         ("--standing 4 1", "standing (4, 1): expected ascending whole numbers from 1 on"),
         ("--mix 0", "mix (0,): expected ascending whole numbers from 1 on"),
         ("--mix-bars 0 --mix-grace -1", "mix_bars 0.0, mix_grace -1.0: expected positive numbers"),
-        ("--only sglang", "peer 'sglang': it serves from a GPU"),
+        ("--only sglang", "peer 'sglang' computes on cuda alone, and this race is on cpu"),
         ("--only mlx", "peer 'mlx': expected some of"),
-        ("--python sglang=x", "--python sglang=x: expected ENGINE=PATH, with one of"),
+        ("--python mlx=x", "--python mlx=x: expected ENGINE=PATH, with one of"),
     ],
 )
 def test_a_wrong_option_is_one_line(words, said, capsys):

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from workbench.bench.__main__ import main
-from workbench.bench.race import again, report
+from workbench.bench.race import again, files, report
 from workbench.bench.race.options import PARTS
 from workbench.errors import WorkbenchError
 
@@ -55,33 +55,33 @@ def times(result):
 @pytest.fixture
 def file(tmp_path):
     path = tmp_path / "race.json"
-    report.write(report.summarize(race(peer("a", 10.0, mix=5.0), peer("b", 20.0))), path)
+    files.write(report.summarize(race(peer("a", 10.0, mix=5.0), peer("b", 20.0))), path)
     return path
 
 
 def test_a_file_is_read_as_it_was_written(file):
-    read = again.read(file)
+    read = files.read(file)
     assert report.summarize(read)["cells"] == json.loads(file.read_text())["cells"]
     before = {path: path.read_bytes() for path in file.parent.iterdir()}
-    report.write(report.summarize(read), file)
+    files.write(report.summarize(read), file)
     assert {path: path.read_bytes() for path in file.parent.iterdir()} == before
 
 
 def test_a_mix_raced_anew_leaves_the_rest(file):
     new = race(peer("b", 99.0, mix=7.0), command="second", parts=["mix"])
-    whole = report.summarize(again.put_into(again.read(file), new))
+    whole = report.summarize(again.put_into(files.read(file), new))
     assert times(whole) == [{"a": 10.0, "b": 20.0}, {"a": 10.0, "b": 20.0}, {"a": 5.0, "b": 7.0}]
     assert whole["command"] == "first"
     a, b = whole["peers"]
     assert "raced" not in a and "raced" not in b and "raced" not in a["mix"]
     assert b["mix"]["raced"] == {"command": "second", "began": "then"}
-    report.write(whole, file)
-    assert times(report.summarize(again.read(file))) == times(whole)
+    files.write(whole, file)
+    assert times(report.summarize(files.read(file))) == times(whole)
 
 
 def test_contexts_raced_anew_leave_the_mix(file):
     new = race(peer("a", 99.0), peer("c", 30.0), command="second", parts=["single", "standing"])
-    whole = report.summarize(again.put_into(again.read(file), new))
+    whole = report.summarize(again.put_into(files.read(file), new))
     assert times(whole)[0] == {"a": 99.0, "b": 20.0, "c": 30.0}
     assert times(whole)[2] == {"a": 5.0}
     assert [p["peer"] for p in whole["peers"]] == ["a", "b", "c"]
@@ -90,7 +90,7 @@ def test_contexts_raced_anew_leave_the_mix(file):
 
 def test_all_of_a_peer_raced_anew(file):
     new = race(peer("a", 99.0, mix=88.0), command="second")
-    whole = report.summarize(again.put_into(again.read(file), new))
+    whole = report.summarize(again.put_into(files.read(file), new))
     assert [part["a"] for part in times(whole)] == [99.0, 99.0, 88.0]
 
 
@@ -104,7 +104,7 @@ def failed(name):
 
 @pytest.mark.parametrize("parts", [PARTS, ["mix"], ["single", "standing"]])
 def test_an_attempt_that_measured_nothing_leaves_what_the_file_has(file, parts):
-    old = again.read(file)
+    old = files.read(file)
     before = times(report.summarize(old))
     whole = report.summarize(again.put_into(old, race(failed("a"), failed("c"), parts=parts)))
     assert times(whole) == before
@@ -112,21 +112,21 @@ def test_an_attempt_that_measured_nothing_leaves_what_the_file_has(file, parts):
     assert a["failed"] is None and a["mix"]["failed"] is None and "raced" not in a
     assert a["tried"] == {"command": "first", "began": "then", "failed": "it is not installed"}
     assert "tried" not in b and c["failed"] == "it is not installed"
-    report.write(whole, file)
-    later = again.put_into(again.read(file), race(peer("a", 99.0, mix=8.0)))
+    files.write(whole, file)
+    later = again.put_into(files.read(file), race(peer("a", 99.0, mix=8.0)))
     assert "tried" not in later["peers"][0]
 
 
 def test_a_file_says_all_parts_that_it_has(file):
     old = report.summarize(race(peer("a", 10.0), parts=["single", "standing"]))
-    report.write(old, file)
+    files.write(old, file)
     assert not file.with_name("race-mix.parquet").exists()  # of the race that was there before
-    whole = again.put_into(again.read(file), race(peer("a", 1.0, mix=2.0), parts=["mix"]))
+    whole = again.put_into(files.read(file), race(peer("a", 1.0, mix=2.0), parts=["mix"]))
     assert whole["settings"]["parts"] == list(PARTS)
 
 
 def test_what_does_not_belong_together_is_not_put_together(file):
-    old = again.read(file)
+    old = files.read(file)
     with pytest.raises(WorkbenchError, match=r"settings are not those of this race \(seed\)"):
         again.put_into(old, race(peer("a", 1.0), seed=3))
     with pytest.raises(WorkbenchError, match="this race's: another"):

@@ -9,13 +9,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
-import polars as pl
-
 from workbench.bench.race.options import MIX, PARTS, SINGLE, STANDING
-from workbench.bench.race.report import SUFFIXES
 from workbench.errors import WorkbenchError
 
 TURNS = ({SINGLE, STANDING}, {MIX}, {SINGLE, STANDING, MIX})
@@ -27,30 +23,6 @@ def check(parts: Sequence[str]) -> None:
     if set(parts) not in TURNS:
         msg = f"parts {', '.join(parts)}: into a file go single and standing together, mix, or all"
         raise WorkbenchError(msg)
-
-
-def read(path: Path) -> dict[str, Any]:
-    """A result as `report.write` left it, its samples and events in their places again.
-
-    Raises:
-        WorkbenchError: there is no such file, or it is of another benchmark.
-    """
-    if not path.exists() or (result := json.loads(path.read_text())).get("benchmark") != "race":
-        msg = f"{path}: expected a file that a race wrote; race without --into first"
-        raise WorkbenchError(msg)
-    singles, standing, events = (
-        _rows(path.with_name(f"{path.stem}{suffix}.parquet"))
-        for suffix in SUFFIXES
-    )
-    for peer in result["peers"]:
-        name = peer["peer"]
-        peer["samples"] = [row for row in singles if row["peer"] == name]
-        if peer.get("standing"):
-            peer["standing"]["samples"] = [row for row in standing if row["peer"] == name]
-        for run in (peer.get("mix") or {"runs": []})["runs"]:
-            own = (name, run["system"], run["sessions"])
-            run["events"] = [e for e in events if (e["peer"], e["system"], e["sessions"]) == own]
-    return dict(result)
 
 
 def put_into(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
@@ -107,10 +79,6 @@ def _measured(turn: Mapping[str, Any] | None) -> bool:
     turn = turn or {}
     standing = (turn.get("standing") or {}).get("samples")
     return bool(turn.get("samples") or standing or turn.get("runs"))
-
-
-def _rows(path: Path) -> list[dict[str, Any]]:
-    return pl.read_parquet(path).to_dicts() if path.exists() else []
 
 
 def _comparable(part: Mapping[str, Any]) -> dict[str, Any]:

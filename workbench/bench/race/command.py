@@ -28,6 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of the command."""
     from workbench.bench.model import SIZES
     from workbench.bench.race.options import PARTS, Options
+    from workbench.bench.race.plan import CPU, CUDA
 
     usual = Options()
     shown = "(default: %(default)s)"
@@ -105,6 +106,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help=f"of everyone who has the choice; the judge has float32 {shown}",
     )  # fmt: skip
     parser.add_argument(
+        "--device", choices=[CPU, CUDA], default=usual.device,
+        help=f"of everyone; engines that do not compute there stay away {shown}",
+    )  # fmt: skip
+    parser.add_argument(
         "--threads", type=int, default=usual.threads, metavar="N", help=f"of everyone {shown}"
     )
     parser.add_argument(
@@ -125,9 +130,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument(
         "--out", type=Path, metavar="FILE",
-        help=f"where to write the JSON (default: {RESULTS}/race-<cpu>.json, nowhere for --smoke); "
-        "the samples go beside it as parquet, those of standing questions and of the mix into "
-        "files of their own",
+        help=f"where to write the JSON (default: {RESULTS}/race-<processor>.json, nowhere for "
+        "--smoke); the samples go beside it as parquet, those of standing questions and of the "
+        "mix into files of their own",
     )  # fmt: skip
     parser.add_argument(
         "--into", type=Path, metavar="FILE",
@@ -140,7 +145,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace, command: str) -> int:
     """Race, print the table, write the files."""
     from workbench.bench import machine
-    from workbench.bench.race import again, referee, report, tables
+    from workbench.bench.race import again, files, referee, report, tables
     from workbench.bench.race.options import Options
     from workbench.bench.race.smoke import smoke
 
@@ -152,7 +157,7 @@ def run(options: argparse.Namespace, command: str) -> int:
         timeout=options.timeout, standing=tuple(options.standing), mix=tuple(options.mix),
         mix_seconds=options.mix_seconds, mix_bars=options.mix_bars, mix_asks=options.mix_asks,
         mix_context=options.mix_context, mix_grace=options.mix_grace,
-        only=tuple(options.only), python=pythons(options.python),
+        only=tuple(options.only), device=options.device, python=pythons(options.python),
     )  # fmt: skip
     if options.smoke:
         wanted = smoke(wanted)
@@ -162,16 +167,17 @@ def run(options: argparse.Namespace, command: str) -> int:
             msg = "expected --out or --into, got both"
             raise WorkbenchError(msg)
         again.check(options.parts)
-        before = again.read(options.into)
+        before = files.read(options.into)
     if out is None and not options.smoke:
-        out = RESULTS / f"race-{machine.short_name(machine.cpu_name())}.json"
+        name = machine.short_name(machine.processor_name(options.device))
+        out = RESULTS / f"race-{name}.json"
     saved: list[dict[str, Any]] = []
 
     def save(result: dict[str, Any]) -> None:
         whole = result if before is None else again.put_into(before, result)
         saved[:] = [report.summarize(whole)]
         if out is not None:
-            report.write(saved[0], out)
+            files.write(saved[0], out)
 
     try:
         referee.run(wanted, without_paths(command), save)
@@ -181,7 +187,7 @@ def run(options: argparse.Namespace, command: str) -> int:
         print("stopped; this is as far as it got", file=sys.stderr)
     print(tables.table(saved[0]))
     if out is not None:
-        print(f"\nwritten to {', '.join(map(str, report.files(saved[0], out)))}")
+        print(f"\nwritten to {', '.join(map(str, files.files(saved[0], out)))}")
     return 0
 
 
@@ -207,7 +213,7 @@ def pythons(given: list[str]) -> dict[str, str]:
 def without_paths(command: str) -> str:
     """The command as a file may state it: where something is on this machine is left out."""
     return shlex.join(
-        re.sub(r"^(\w+)=.*[/\\].*", r"\1=PATH", word) for word in shlex.split(command)
+        re.sub(r"^([\w-]+)=.*[/\\].*", r"\1=PATH", word) for word in shlex.split(command)
     )
 
 

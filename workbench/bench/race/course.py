@@ -56,7 +56,8 @@ class Course:
     def bandwidth(self) -> float:
         """The reference that everyone is measured between: bytes per second of a large sum."""
         share = 1 if self.options.size != "tiny" else 64
-        return aside(lambda: machine.read_bandwidth(num_bytes=machine.BUFFER_BYTES // share))
+        size = machine.BUFFER_BYTES // share
+        return aside(lambda: machine.read_bandwidth(num_bytes=size, device=self.options.device))
 
 
 def failure(process: Process, error: PeerFailed) -> str:
@@ -127,6 +128,7 @@ def settings_of(process: Process, options: Options, folder: Path) -> dict[str, A
         "material": str(folder / "material.json"),
         "folder": str(folder / process.name),
         "threads": options.threads,
+        "device": options.device,
         "dtype": options.dtype,
         "longest": options.contexts[-1] + room,
         "cells": options.contexts[-1] + room + asked,

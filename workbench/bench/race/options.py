@@ -6,7 +6,9 @@ import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from workbench.bench.race.plan import CHOICE
+import torch
+
+from workbench.bench.race.plan import CHOICE, CPU, CUDA
 from workbench.errors import WorkbenchError
 
 LEAST_CONTEXT = 128
@@ -33,6 +35,7 @@ class Options:
         mix_grace: seconds after ``mix_seconds`` until nobody waits any longer.
         size: of the model, a key of `SIZES`.
         dtype: of everyone but the judge.
+        device: of everyone, "cpu" or "cuda".
         threads: of everyone.
         seed: of the model, the streams and the mix.
         budget: seconds after which a system measures no more at one context; twice that if not
@@ -56,6 +59,7 @@ class Options:
     mix_grace: float = 20.0
     size: str = "250m"
     dtype: str = "bfloat16"
+    device: str = CPU
     threads: int = 2
     seed: int = 0
     budget: float = 20.0
@@ -95,6 +99,12 @@ def check(options: Options) -> None:
         wrong.append(f"mix_grace {options.mix_grace}")
     if wrong:
         msg = f"{', '.join(wrong)}: expected positive numbers"
+        raise WorkbenchError(msg)
+    if options.device not in (CPU, CUDA):
+        msg = f"device {options.device!r}: expected {CPU!r} or {CUDA!r}"
+        raise WorkbenchError(msg)
+    if options.device == CUDA and not torch.cuda.is_available():
+        msg = f"device {CUDA!r}: torch finds no CUDA device; expected an NVIDIA GPU, or {CPU!r}"
         raise WorkbenchError(msg)
     if not options.parts or not set(options.parts) <= set(PARTS):
         msg = f"parts {options.parts}: expected some of {', '.join(PARTS)}"

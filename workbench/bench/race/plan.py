@@ -10,6 +10,7 @@ from workbench.errors import WorkbenchError
 
 OURS = "workbench"
 CHOICE = "choice"
+CPU, CUDA = "cpu", "cuda"
 SHORT = 16  # tokens of an answer that is asked as often as any
 
 
@@ -42,7 +43,7 @@ class Process:
     """One process: a script, run by the Python of its engine, and the systems that share it.
 
     Systems in one process share the model and the context that was read, never what an arrival or
-    a question computed.
+    a question computed. ``devices`` are those that the engine computes on.
     """
 
     name: str
@@ -51,6 +52,7 @@ class Process:
     systems: tuple[System, ...]
     settings: dict[str, Any] = field(default_factory=dict)
     env: dict[str, str] = field(default_factory=dict)
+    devices: tuple[str, ...] = (CPU, CUDA)
 
     @property
     def modes(self) -> list[str]:
@@ -68,6 +70,10 @@ VLLM_ENV = {
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_CPU_KVCACHE_SPACE": "2",
     "VLLM_LOGGING_LEVEL": "WARNING", "VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1",
     "VLLM_HOST_IP": "127.0.0.1",
+}  # fmt: skip
+
+TENSORRT_LLM_ENV = {
+    "TRTLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1", "TLLM_LOG_LEVEL": "error",
 }  # fmt: skip
 
 THROWN = "a throw-away request for a session's new bars; questions are added when they are due"
@@ -125,12 +131,35 @@ PROCESSES = (
         ),
     ),
     Process(
-        name="openvino", engine="openvino", script="on_openvino.py",
+        name="openvino", engine="openvino", script="on_openvino.py", devices=(CPU,),
         systems=(
             System("OpenVINO GenAI, kept warm", "warm", "arrival",
                    "a throw-away request of one token after every arrival", kinds="open",
                    standing="a throw-away request, then all questions added at once", mix=THROWN),
             System("OpenVINO GenAI, prefix caching", "prefix", "question",
+                   "one request per question; what is new is computed then", kinds="open",
+                   standing="all questions added at once, the bar in each", mix=WHEN_ASKED),
+        ),
+    ),
+    Process(
+        name="sglang", engine="sglang", script="on_sglang.py", devices=(CUDA,),
+        systems=(
+            System("SGLang, radix cache, kept warm", "warm", "arrival",
+                   "a throw-away request of one token after every arrival",
+                   standing="a throw-away request, then all questions added at once", mix=THROWN),
+            System("SGLang, radix cache", "prefix", "question",
+                   "one request per question; what is new is computed then",
+                   standing="all questions added at once, the bar in each", mix=WHEN_ASKED),
+        ),
+    ),
+    Process(
+        name="tensorrt-llm", engine="tensorrt-llm", script="on_tensorrt_llm.py", devices=(CUDA,),
+        env=TENSORRT_LLM_ENV,
+        systems=(
+            System("TensorRT-LLM, block reuse, kept warm", "warm", "arrival",
+                   "a throw-away request of one token after every arrival", kinds="open",
+                   standing="a throw-away request, then all questions added at once", mix=THROWN),
+            System("TensorRT-LLM, block reuse", "prefix", "question",
                    "one request per question; what is new is computed then", kinds="open",
                    standing="all questions added at once, the bar in each", mix=WHEN_ASKED),
         ),
@@ -165,12 +194,6 @@ PROCESSES = (
         ),
     ),
 )  # fmt: skip
-
-ELSEWHERE = {
-    "sglang": "it serves from a GPU, and this race runs on processors; it has no script yet",
-    "tensorrt-llm": "it serves from a GPU, and this race runs on processors; it has no script yet",
-}
-
 
 @dataclass(frozen=True)
 class Cell:
@@ -224,18 +247,24 @@ def main_answer(answers: Sequence[str]) -> str:
     return str(min(numbers, key=lambda n: abs(n - 8)))
 
 
-def chosen(only: Sequence[str]) -> tuple[Process, ...]:
-    """The processes to run; ``only`` names processes or engines, none of them takes all.
+def chosen(only: Sequence[str], device: str = CPU) -> tuple[Process, ...]:
+    """The processes to run; ``only`` names processes or engines, none takes all of the device's.
 
     Raises:
-        WorkbenchError: there is no such peer.
+        WorkbenchError: there is no such peer, or it computes on other devices.
     """
-    known = {p.name for p in PROCESSES} | {p.engine for p in PROCESSES}
+    here = [p for p in PROCESSES if device in p.devices]
+    known = sorted({p.name for p in here} | {p.engine for p in here})
     for name in only:
-        if name in ELSEWHERE:
-            msg = f"peer {name!r}: {ELSEWHERE[name]}; expected some of {', '.join(sorted(known))}"
+        named = [p for p in PROCESSES if name in (p.name, p.engine)]
+        if not named:
+            msg = f"peer {name!r}: expected some of {', '.join(known)}"
             raise WorkbenchError(msg)
-        if name not in known:
-            msg = f"peer {name!r}: expected some of {', '.join(sorted(known))}"
+        if named[0] not in here:
+            where = " or ".join(named[0].devices)
+            msg = (
+                f"peer {name!r} computes on {where} alone, and this race is on {device}; expected "
+                f"--device {named[0].devices[0]}, or some of {', '.join(known)}"
+            )
             raise WorkbenchError(msg)
-    return tuple(p for p in PROCESSES if not only or {p.name, p.engine} & set(only))
+    return tuple(p for p in here if not only or {p.name, p.engine} & set(only))

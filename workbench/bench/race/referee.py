@@ -42,12 +42,14 @@ def run(
     """
     check(options)
     began = time.time()
-    processes = chosen(options.only)
+    processes = chosen(options.only, options.device)
     torch.set_num_threads(options.threads)
-    where = machine.describe(options.threads)
+    where = machine.describe(options.threads, options.device)
     with tempfile.TemporaryDirectory(prefix="workbench-race-") as name:
         folder = Path(name)
-        model = aside(lambda: make_model(folder / "model", options.size, options.seed))
+        model = aside(
+            lambda: make_model(folder / "model", options.size, options.seed, options.device)
+        )
         plain = aside(lambda: load_plain(folder / "model", getattr(torch, options.dtype)))
         floor = Floor.of(plain)
         del plain

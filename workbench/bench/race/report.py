@@ -1,16 +1,13 @@
-"""From samples to percentiles, slopes, floors and ratios, and to files; tables are in `tables`."""
+"""From samples to percentiles, slopes, floors and ratios; tables are in `tables`."""
 
 from __future__ import annotations
 
-import json
 import statistics
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import polars as pl
 
 from workbench.bench.race.peers.timetable import BAR, QUESTION
 from workbench.bench.race.plan import CHOICE, OURS
@@ -18,7 +15,6 @@ from workbench.engine.floor import Floor
 
 MOST_DRIFT = 0.15  # of the bandwidth within one peer's turn, on an idle machine
 FLASH_HIT = "flash hit"
-SUFFIXES = ("", "-standing", "-mix")  # of the parquet files beside a JSON
 
 
 def summarize(result: dict[str, Any]) -> dict[str, Any]:
@@ -160,51 +156,6 @@ def _mixed(run: Mapping[str, Any]) -> dict[str, Any]:
         "unfinished_bars": sum(not event["finished"] for event in bars),
         "processors": run["processors"],
     }  # fmt: skip
-
-
-def files(result: Mapping[str, Any], out: Path) -> dict[Path, list[dict[str, Any]]]:
-    """The files of a result: the JSON at ``out``, and beside it the rows of each parquet file."""
-    singles, standing, mix = [], [], []
-    for peer in result["peers"]:
-        named = {"peer": peer["peer"]}
-        singles += [sample | named for sample in peer["samples"]]
-        standing += [s | named for s in (peer.get("standing") or {"samples": []})["samples"]]
-        for run in (peer.get("mix") or {"runs": []})["runs"]:
-            of = named | {"system": run["system"], "sessions": run["sessions"]}
-            mix += [of | event for event in run["events"]]
-    found: dict[Path, list[dict[str, Any]]] = {out: []}
-    for suffix, rows in zip(SUFFIXES, (singles, standing, mix), strict=True):
-        if rows:
-            found[out.with_name(f"{out.stem}{suffix}.parquet")] = rows
-    return found
-
-
-def write(result: dict[str, Any], out: Path) -> None:
-    """JSON at ``out``, and every sample and event as a row of a parquet file beside it.
-
-    They are in the parquet files alone. Those of an earlier race are gone with it.
-    """
-    out.parent.mkdir(parents=True, exist_ok=True)
-    written = files(result, out)
-    for suffix in SUFFIXES:
-        if (path := out.with_name(f"{out.stem}{suffix}.parquet")) not in written:
-            path.unlink(missing_ok=True)
-    for path, rows in written.items():
-        if rows:
-            pl.DataFrame(rows, infer_schema_length=None).write_parquet(path)
-    slim = [_slim(peer) for peer in result["peers"]]
-    out.write_text(json.dumps(result | {"peers": slim}, indent=1) + "\n")
-
-
-def _slim(peer: Mapping[str, Any]) -> dict[str, Any]:
-    """Without what the parquet files have."""
-    slim = {key: value for key, value in peer.items() if key != "samples"}
-    if peer.get("standing"):
-        slim["standing"] = {k: v for k, v in peer["standing"].items() if k != "samples"}
-    if peer.get("mix"):
-        runs = [{k: v for k, v in run.items() if k != "events"} for run in peer["mix"]["runs"]]
-        slim["mix"] = peer["mix"] | {"runs": runs}
-    return slim
 
 
 def _turns(peer: Mapping[str, Any]) -> list[Mapping[str, Any]]:

@@ -86,6 +86,10 @@ class LlamaCpp(Peer):
         llama_cpp.llama_log_set(self._log, ctypes.c_void_p(0))
         llama_cpp.llama_backend_init()
         model_params = llama_cpp.llama_model_default_params()
+        model_params.n_gpu_layers = -1 if settings["device"] == "cuda" else 0  # all, none
+        if settings["device"] == "cuda" and not llama_cpp.llama_supports_gpu_offload():
+            msg = "this llama-cpp-python is built without CUDA; install one that is built with it"
+            raise ValueError(msg)
         self._model = llama_cpp.llama_model_load_from_file(str(path).encode(), model_params)
         if not self._model:
             msg = "llama.cpp did not load the GGUF file"

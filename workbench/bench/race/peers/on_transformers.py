@@ -16,10 +16,15 @@ from wire import Peer, Question, Reply, serve
 
 CHUNK = 512  # tokens of one forward while a cache is filled
 ROUND = 64  # static caches have room in steps of so many tokens
+ROUND_COMPILED = 2048  # each room is compiled for anew, and what more there is costs little
 
 
 class Transformers(Peer):
-    """Modes: ``stateless``, ``warm`` (`DynamicCache`, cropped), ``static`` (`StaticCache`)."""
+    """Modes: ``stateless``, ``warm`` (`DynamicCache`, cropped), ``static`` (`StaticCache`).
+
+    On a GPU, questions and answers on a static cache run compiled, as CUDA graphs. Bars come in any
+    number of tokens, each of which would be compiled anew, so they run as they are.
+    """
 
     packages = ("transformers", "torch")
 
@@ -30,7 +35,11 @@ class Transformers(Peer):
             settings["model"],
             dtype=getattr(torch, settings["dtype"]),
             attn_implementation="sdpa",
-        ).eval()
+        ).to(settings["device"]).eval()  # fmt: skip
+        self._on_gpu = settings["device"] == "cuda"
+        self._compiled: Any = self._model
+        if self._on_gpu and "static" in settings["modes"]:
+            self._compiled = torch.compile(self._model, mode="reduce-overhead", dynamic=False)
         self._modes = settings["modes"]
         self._context: list[int] = []
         self._base: Any = DynamicCache(config=self._model.config)
@@ -44,7 +53,8 @@ class Transformers(Peer):
     def about(self) -> dict[str, Any]:
         """Types of weights and cache."""
         dtype = str(self._model.dtype).removeprefix("torch.")
-        return {"weights": dtype, "cache": dtype, "settings": "sdpa attention"}
+        kind = "" if self._compiled is self._model else ", static caches compiled as CUDA graphs"
+        return {"weights": dtype, "cache": dtype, "settings": f"sdpa attention{kind}"}
 
     def fill(self, ids: list[int]) -> None:
         """Forwards of 512 tokens into the cache; nothing for who computes everything each time."""
@@ -147,7 +157,8 @@ class Transformers(Peer):
 
     def _answer(self, cache: Any, ids: Sequence[int], question: Question) -> Reply:
         """Greedy, forward by forward; they stay in the cache."""
-        logits = self._forward(cache, ids)
+        model = self._compiled if isinstance(cache, StaticCache) else self._model
+        logits = self._forward(cache, ids, model=model)
         picked: list[int] = []
         logprobs: list[float] = []
         first, chances = None, None
@@ -162,15 +173,18 @@ class Transformers(Peer):
                 logprobs.append(float(torch.log_softmax(logits[-1].float(), -1)[picked[-1]]))
             if len(picked) == question.tokens:
                 return Reply(picked, first, logprobs if question.scored else None, chances)
-            logits = self._forward(cache, picked[-1:])
+            logits = self._forward(cache, picked[-1:], model=model)
 
     def _take(self, cache: Any, ids: Sequence[int]) -> None:
         for start in range(0, len(ids), CHUNK):
             self._forward(cache, ids[start : start + CHUNK])
+        if self._on_gpu:
+            torch.cuda.synchronize()  # it has been read when it says so
 
     def _filled_static(self, length: int, room: int) -> Any:
         """A `StaticCache` with the context in it; it attends over all of its room."""
-        room = -(-room // ROUND) * ROUND
+        step = ROUND if self._compiled is self._model else ROUND_COMPILED
+        room = -(-room // step) * step
         if self._static_length != length:
             self._statics.clear()
             self._static_length = length
@@ -182,10 +196,12 @@ class Transformers(Peer):
         return self._statics[room]
 
     @torch.inference_mode()
-    def _forward(self, cache: Any, ids: Sequence[int], keep: int = 1) -> Tensor:
-        return self._model(
-            input_ids=torch.tensor([list(ids)]), past_key_values=cache, use_cache=True,
-            logits_to_keep=keep,
+    def _forward(
+        self, cache: Any, ids: Sequence[int], keep: int = 1, model: Any = None
+    ) -> Tensor:
+        return (model or self._model)(
+            input_ids=torch.tensor([list(ids)], device=self._model.device), past_key_values=cache,
+            use_cache=True, logits_to_keep=keep,
         ).logits[0]  # fmt: skip
 
 

@@ -33,8 +33,8 @@ class Batching(RequestPeer):
         model: Any = AutoModelForCausalLM.from_pretrained(
             settings["model"],
             dtype=getattr(torch, settings["dtype"]),
-            attn_implementation="sdpa",
-        ).eval()
+            attn_implementation="sdpa",  # on a GPU it takes FlashAttention where that is installed
+        ).to(settings["device"]).eval()  # fmt: skip
         self._dtype = settings["dtype"]
         self._manager = model.init_continuous_batching(
             generation_config=GenerationConfig(do_sample=False, eos_token_id=-1, pad_token_id=0),

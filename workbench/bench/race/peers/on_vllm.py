@@ -18,6 +18,7 @@ from by_request import Key, Piece, RequestPeer, Stream
 from wire import Question, Reply, serve
 
 PRELOADED = "RACE_PRELOADED"
+GPU_SHARE = 0.9  # of the memory that is free
 
 
 class VLLM(RequestPeer):
@@ -36,8 +37,9 @@ class VLLM(RequestPeer):
         self._params = SamplingParams
         self._caching = settings["prefix_caching"]
         self._compiled = settings["compiled"]
-        self._block = settings["block"]
         self._dtype = settings["dtype"]
+        sizes = self._sizes(settings)
+        self._block = sizes.get("block_size", "its own choice")
         self._engine: Any = LLM(
             settings["model"],
             skip_tokenizer_init=True,
@@ -45,14 +47,22 @@ class VLLM(RequestPeer):
             max_model_len=-(-settings["longest"] // 128) * 128,
             enable_prefix_caching=self._caching,
             enforce_eager=not self._compiled,
-            block_size=self._block,
             max_num_seqs=settings["sequences"],
-            max_num_batched_tokens=settings["step"],
             disable_log_stats=True,
+            **sizes,
         ).llm_engine
         self._number = 0
         self._scored: set[str] = set()  # whose log-probabilities count; a session repeats old ones
         self._sessions: dict[int, str] = {}  # by stream, what the engine calls it
+
+    def _sizes(self, settings: dict[str, Any]) -> dict[str, Any]:
+        """Of blocks and steps on processors; on a GPU they are vLLM's own, in what is free."""
+        if settings["device"] == "cpu":
+            return {"block_size": settings["block"], "max_num_batched_tokens": settings["step"]}
+        import torch
+
+        free, total = torch.cuda.mem_get_info()
+        return {"gpu_memory_utilization": GPU_SHARE * free / total}
 
     def about(self) -> dict[str, Any]:
         """Types and settings."""

@@ -34,7 +34,8 @@ class Sessions(Peer):
         cells = max(2 * self._cells, settings["cells"])
         self._engine = wb.Engine(
             settings["model"], cells=cells + 4096, watermark=4096,
-            threads=settings["threads"], dtype=settings["dtype"], speculate=False, progress=False,
+            threads=settings["threads"], dtype=settings["dtype"], device=settings["device"],
+            speculate=False, progress=False,
         )  # fmt: skip
         self._parse = schema_for(self._schema).parse
         self._rows: list[Any] = []
