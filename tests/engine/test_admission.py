@@ -414,3 +414,30 @@ def settle(engine, waiting, sessions):
         _, columns = engine._spec(f"{opening.spec.name}x", cells=10)
         sessions.append(engine._opened(opening.session, None, columns))
     return [o for o in waiting if not o.done]
+
+
+def test_an_evaluation_under_way_does_not_keep_a_session_that_is_to_leave(make_engine):
+    engine = make_engine(
+        model=MODEL, start=False, cells=2400, watermark=800, limits=StepLimits(tokens=32)
+    )
+    engine.tokens.eos_ids = frozenset()
+    other = engine.open("other", cells=600)
+    other.push("hello")
+    run_until_idle(engine)
+    size = engine.admission.room() - 200
+    one, two = (engine.open(name, cells=size, evictable=True) for name in ("one", "two"))
+    one.push("row one")
+    run_until_idle(engine)
+    one.flash("tell me?", max_tokens=200)
+    while not one.ingest.begun():
+        engine.step()
+    two.push("row")
+    asked = two.ask_start("which?", max_tokens=2)
+    endless = other.ask_start("tell me?", max_tokens=480, fresh=False)
+    steps = 0
+    while not asked.done and steps < 400:
+        engine.step()
+        steps += 1
+    assert asked.done and two.resident and not endless.done
+    run_until_idle(engine)
+    check_books(engine)

@@ -350,3 +350,66 @@ def test_ticks_of_several_rows_never_wait_for_a_window_that_had_idle_time(make_e
         session.push([row(5 * number + i) for i in range(5)])
         run_until_idle(engine)
     assert behind == [] and engine.stats().rebuilds > 10
+
+
+# Beside flash queries.
+
+
+@pytest.mark.parametrize("overflow", ["evict", "rebuild"])
+def test_an_evaluation_that_holds_its_cells_does_not_stop_a_window(make_engine, overflow):
+    limits = StepLimits(tokens=48)
+    engine = make_engine(start=False, cells=4096, watermark=1000, limits=limits)
+    engine.tokens.eos_ids = frozenset()
+    window = engine.open("window", cells=300, overflow=overflow)
+    other = engine.open("other", cells=2000)
+    other.push("hello")
+    run_until_idle(engine)
+    window.flash("tell me everything?", max_tokens=20)
+    number = iter(range(1000))
+    while not window.ingest.window.retired:  # which an evaluation under way reads
+        window.push(row(next(number)))
+        for _ in range(6):
+            engine.step()
+    assert window.ingest.begun()
+    endless = other.ask_start("tell me?", max_tokens=800, fresh=False)
+    ticks = [window.push(row(next(number))) for _ in range(40)]
+    last = window.ask_start("which?", max_tokens=2)
+    for _ in range(400):
+        engine.step()
+    assert all(tick.done for tick in ticks) and last.done and not window.behind
+    assert not endless.done
+    check_books(engine)
+
+
+def test_rows_leave_no_sooner_for_questions_that_read_as_they_do(make_engine):
+    def fewest(asked: bool) -> int:
+        engine = make_engine(start=False, cells=2048, limits=StepLimits(tokens=48))
+        session = engine.open("s", cells=320, overflow="evict")
+        seen = []
+        for number in range(90):
+            if asked:
+                session.ask_start("which?", max_tokens=8, fresh=False)
+                engine.step()
+            session.push(f"{number:04}:abcdefgh")
+            run_until_idle(engine)
+            seen.append(session.window_rows)
+        return min(seen[40:])
+
+    assert fewest(asked=True) == fewest(asked=False)
+
+
+def test_a_flash_answer_over_rows_that_have_left_is_not_fresh(still):
+    session = still.open("s", cells=400, overflow="rebuild", window=120)
+    query = session.flash("so?", choices=["up", "down"])
+    moves = collect(still, Rebuilt)
+    for number in range(60):
+        session.push(row(number))
+        run_until_idle(still)
+        assert query.is_fresh and query.answer.context == session.position
+        hit = session.ask_start("so?", choices=["up", "down"])
+        same = session.ask_start("so?", choices=["up", "down"], at=wb.version(session.version))
+        run_until_idle(still)
+        assert hit.from_flash and hit.context == same.context
+        assert hit.probabilities == pytest.approx(same.probabilities, abs=1e-4)
+    assert len(moves) > 2
+    assert query.evaluations >= 60 + len(moves)  # the version of a move was answered again

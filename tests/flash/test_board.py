@@ -243,3 +243,27 @@ def test_questions_come_before_flash_queries(still):
     assert query.evaluations == 0
     run_until_idle(still)
     assert query.is_fresh
+
+
+def test_who_waits_gets_the_evaluation_under_way_not_the_error_of_one_before(still, monkeypatch):
+    session = still.open("s", cells=400)
+    query = session.flash("up?", max_tokens=4)
+    session.push("row 1")
+    still.step()
+
+    def fails(_):
+        raise RuntimeError("once")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(still.decoder, "forward", fails)
+        still.step()
+    assert "once" in str(query.error)
+    with pytest.raises(QuestionError, match="once"):
+        query.wait(1)
+    session.push("row 2")
+    while not session.ingest.questions:
+        still.step()
+    with pytest.raises(TimeoutError):
+        query.wait(0.01)
+    run_until_idle(still)
+    assert query.error is None and query.wait(1).version == 2

@@ -137,6 +137,43 @@ def test_endless_ingestion_does_not_stop_the_evaluation_a_question_waits_for():
     assert made.plan(40).admitted == (9,)
 
 
+def test_an_answer_that_goes_on_does_not_stop_the_evaluation_a_question_waits_for():
+    made = scheduler()
+    made.add(5, Kind.FLASH, prefill=150, cells=30)
+    run(made, made.plan(70))
+    made.add(8, Kind.QUESTION, prefill=10, cells=40)
+    assert 8 in run(made, made.plan(40))
+    made.set_decoding(8)  # and it never ends
+    run(made, made.plan(0))
+    left = made._active[5].prefill
+    assert left > 0, "it makes way for a question that has its cells"
+    made.add(9, Kind.QUESTION, prefill=10, cells=30)
+    while left:
+        ran = run(made, made.plan(0))
+        assert ran[8] == 1 and ran[5] > 0
+        left -= ran[5]
+    made.remove(5)
+    assert made.plan(30).admitted == (9,)
+
+
+def test_an_evaluation_whose_cells_somebody_waits_for_runs_beside_questions():
+    made = scheduler()
+    made.add(5, Kind.FLASH, prefill=150, cells=30)
+    made.add(6, Kind.FLASH, prefill=150, cells=30, group=1)
+    run(made, made.plan(60))
+    made.add(8, Kind.QUESTION, prefill=10, cells=10)
+    run(made, made.plan(10))
+    made.set_decoding(8)
+    assert run(made, made.plan(0)) == {8: 1}
+    for work in (5, 7, 8):  # begun; unknown; a question already
+        made.hurry(work)
+    left = made._active[5].prefill
+    while left:
+        ran = run(made, made.plan(0))
+        assert ran[8] == 1 and 6 not in ran
+        left -= ran[5]
+
+
 # Beside endless flash queries.
 
 

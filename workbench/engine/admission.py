@@ -364,6 +364,8 @@ class Admission:
             for other in over:
                 other.leaving = True
                 self.questions.hold_back(other)
+                for work in other.begun():
+                    self.core.scheduler.hurry(work)
         leaving = [s for s in over if s.leaving and not s.begun()]
         if not self._fits(session, [*idle, *leaving]):
             return False

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from workbench.cells.line import Line
 from workbench.engine.core import Core
 from workbench.engine.work import Ingest, Rebuild, Retired, Window
@@ -11,6 +13,9 @@ from workbench.scheduler.scheduler import Kind
 
 class Windows:
     """Moves windows between steps; no question ever waits for one.
+
+    ``after_move`` is called with a session whose window has left rows behind: what was answered
+    over them is not of its present any more.
 
     ``rebuild``: the budget is two halves. When one is nearly full, the latest rows are computed
     again in the other, after the same head, in idle time; rows that arrive meanwhile go to both.
@@ -25,6 +30,7 @@ class Windows:
 
     def __init__(self, core: Core) -> None:
         self.core = core
+        self.after_move: list[Callable[[Ingest], None]] = []
 
     def settle(self, session: Ingest) -> None:
         """Do what is due for a session's window, before a step is planned."""
@@ -43,6 +49,9 @@ class Windows:
         if stalled and not window.stalled:
             self.core.events.emit(Behind(session=session.name, pending_rows=session.ticks.rows))
         window.stalled = stalled
+        for retired in window.retired if stalled else ():
+            for work in retired.readers & session.questions.keys():
+                self.core.scheduler.hurry(work)  # it is their cells that ingestion waits for
 
     def room(self, session: Ingest) -> int:
         """Tokens that still fit into the session's line as it is."""
@@ -103,6 +112,7 @@ class Windows:
             Rebuilt(session=session.name, tokens=session.line.computed, rows=len(window.rows),
                     dropped_tokens=gone)
         )  # fmt: skip
+        self._moved(session)
 
     def abandon(self, session: Ingest) -> None:
         """Give up a rebuild under way, and the cells that nobody reads any more."""
@@ -124,10 +134,12 @@ class Windows:
 
     def _evict(self, session: Ingest, window: Window) -> None:
         line, rows = session.line, window.rows
+        if line.pending:
+            return
+        self._grow(session, window)
         stretch = max(1, session.budget // 8)
-        room = self.room(session)
         # However much is queued, rows leave a stretch at a time, and only when they have to.
-        if line.pending or room >= min(stretch, session.ticks.tokens):
+        if self.room(session) >= min(stretch, session.ticks.tokens):
             return
         if rows.num_tokens and not window.retired:
             place = rows.first_after(min(stretch, rows.num_tokens))
@@ -144,11 +156,21 @@ class Windows:
                 RowsLeft(session=session.name, rows=num_rows - len(rows), tokens=gone)
             )
             self._free(session, window)
-        held = line.sequence.num_cells + sum(r.sequence.num_cells for r in window.retired)
+            self._grow(session, window)
+            self._moved(session)
+        self.core.scheduler.set_context(session.work, line.computed)
+
+    def _grow(self, session: Ingest, window: Window) -> None:
+        """Take what its budget has left, which nobody reads any more."""
+        sequence = session.line.sequence
+        held = sequence.num_cells + sum(r.sequence.num_cells for r in window.retired)
         if held < session.budget:
             self.core.reclaim(session.budget - held)
-            line.sequence.grow(session.budget - held)
-        self.core.scheduler.set_context(session.work, line.computed)
+            sequence.grow(session.budget - held)
+
+    def _moved(self, session: Ingest) -> None:
+        for callback in self.after_move:
+            callback(session)
 
     def _free(self, session: Ingest, window: Window) -> None:
         for retired in list(window.retired):

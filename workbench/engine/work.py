@@ -183,9 +183,14 @@ class Ingest:
         newest = self.now.rows if moment.unit == "row" else self.now.version
         return 0 <= moment.number <= newest
 
+    @property
+    def context(self) -> int:
+        """How many tokens a question reads before its own."""
+        return self.now.position - self.sequence.gap
+
     def visible(self) -> list[int]:
         """The tokens that a question reads before its own."""
-        return list(self.line.token_ids[: self.now.position - self.sequence.gap])
+        return list(self.line.token_ids[: self.context])
 
     @property
     def first_row(self) -> int:

@@ -20,7 +20,10 @@ MAX_DROPS_IN_A_ROW = 2
 
 
 class FlashBoard:
-    """Evaluates every query once per version, if there is time; the newest version wins."""
+    """Evaluates every query once per version, if there is time; the newest version wins.
+
+    Where a window leaves rows behind, the version it has then is evaluated again.
+    """
 
     def __init__(self, engine: StepEngine) -> None:
         self._engine = engine
@@ -30,6 +33,7 @@ class FlashBoard:
         self._calls: queue.SimpleQueue[FlashQuery | None] = queue.SimpleQueue()
         self._caller: threading.Thread | None = None
         engine.ingestion.after_commit.append(self.refresh)
+        engine.windows.after_move.append(self.refresh)
 
     # From any thread.
 
@@ -101,6 +105,7 @@ class FlashBoard:
             query.sampling, query.choice_ids, list(query.choices),
         )  # fmt: skip
         answer.asks_with(query.question_ids, lambda: None)
+        query.error = None  # whoever waits, waits for this one
         self._running[query] = question
         answer.when_done(lambda: self._ended(query, question))
         self._engine.questions.add(question)

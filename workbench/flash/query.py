@@ -96,8 +96,14 @@ class FlashQuery:
 
     @property
     def is_fresh(self) -> bool:
-        """Whether the latest answer is as of the session's newest version."""
-        return self.answer is not None and self.version == self.session.now.version
+        """Whether the latest answer is as of the session's newest version, over all it holds.
+
+        A window that has left rows behind since has another content under the same version.
+        """
+        answer, session = self.answer, self.session
+        if answer is None or answer.version != session.now.version:
+            return False
+        return answer.context == session.context
 
     @property
     def answers(self) -> list[Answer]:

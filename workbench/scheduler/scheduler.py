@@ -147,6 +147,12 @@ class Scheduler:
                 queue.remove(item)
         self._flash = {group: queue for group, queue in self._flash.items() if queue}
 
+    def hurry(self, work: int) -> None:
+        """Somebody waits for the cells of a flash evaluation: if it has begun, it is a question."""
+        item = self._active.get(work)
+        if item is not None and item.kind is Kind.FLASH:
+            item.kind = Kind.QUESTION
+
     def waiting(self, work: int) -> bool:
         """Whether an item is queued and not admitted yet."""
         return any(item.id == work for queue in self._queues() for item in queue)
@@ -179,10 +185,11 @@ class Scheduler:
         # No flash query runs beside a question, also one that waits for data. But one that waits
         # for cells waits for those of the evaluations under way: these go on.
         awaited = any(w.awaited for w in active)
-        running = [] if questions or (awaited and not self._questions) else flash
+        running = flash if self._questions or not (questions or awaited) else []
         limit, limited_by = self._ingest_limit(bool(questions or self._questions), running, step)
         self._fill_ingest(limit, step)
-        self._fill_flash(running, step)
+        asking = any(step.given(item, Phase.QUESTION) for item in questions)
+        self._fill_flash(running, step, within=asking)
         spare = 0 if questions or self._questions else step.room
         for work, tokens in self._background.share(spare, self._background_backlog):
             step.add(self._active[work], tokens, Phase.BACKGROUND)
@@ -309,9 +316,13 @@ class Scheduler:
         item = self._active[work]
         return item.prefill if item.background else 0
 
-    def _fill_flash(self, flash: list[Work], step: Filling) -> None:
-        """In order of admission, which is session by session."""
+    def _fill_flash(self, flash: list[Work], step: Filling, *, within: bool) -> None:
+        """In order of admission, which is session by session.
+
+        Unless it is to stay ``within`` the limit, since a question's own may be over it already,
+        the first one runs even beyond: whatever else there is, it gets on.
+        """
         for item in flash:
-            # The first one runs even over the limit: whatever else there is, it gets on.
-            room = max(step.room, item.least) if item is flash[0] else step.room
+            first = item is flash[0] and not within
+            room = max(step.room, item.least) if first else step.room
             step.add(item, item.next_length(room), Phase.FLASH)
