@@ -2,6 +2,7 @@
 
 import pytest
 
+from workbench.engine.ingestion import MOST_PIECES
 from workbench.errors import CellsExhausted
 from workbench.events import Shared
 from workbench.scheduler.scheduler import StepLimits
@@ -151,3 +152,28 @@ def test_an_ingest_fault_of_the_leader_leaves_its_followers_going(still, monkeyp
     leader.retry()
     run_until_idle(still)
     assert leader.version == 1 and leader.token_ids == follower.token_ids
+
+
+def test_lines_that_take_turns_in_being_first_stay_in_few_pieces(still):
+    one, two = (still.open(f"s{i}", prompt=PROMPT, cells=2000) for i in range(2))
+    run_until_idle(still)
+    before = computed(still)
+    for number in range(90):
+        row = f"row {number} {number * number % 17}"
+        for session in (one, two) if number % 2 else (two, one):
+            session.push(row)
+            run_until_idle(still)
+    assert one.position == two.position and computed(still) == one.position
+    assert before < one.position  # every row was computed by one of them alone
+    assert all(len(s.ingest.sequence.runs(s.position)) <= MOST_PIECES + 2 for s in (one, two))
+    check_books(still)
+    poison_free_cells(still)
+    for session in (one, two):
+        answer = session.ask_start("what?", max_tokens=3)
+        run_until_idle(still)
+        assert_recomputes(still.decoder.model, answer, 5e-5)
+    one.close()
+    poison_free_cells(still)
+    answer = two.ask_start("what?", max_tokens=3)
+    run_until_idle(still)
+    assert_recomputes(still.decoder.model, answer, 5e-5)

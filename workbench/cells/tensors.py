@@ -55,6 +55,12 @@ class CellTensors:
             for plane in (*k, *self.v[i]):
                 pages.populate(plane[start:end])
 
+    def copy(self, source: list[int], target: list[int]) -> None:
+        """Write what some cells hold into others, in every layer."""
+        taken, given = (torch.tensor(cells, device=self.device) for cells in (source, target))
+        for tensor in [*self.k.values(), *self.v.values()]:
+            tensor.index_copy_(1, given, tensor.index_select(1, taken))
+
     def zero(self) -> None:
         """Make every cell finite, for measurements that read cells nobody has written."""
         for tensor in [*self.k.values(), *self.v.values()]:

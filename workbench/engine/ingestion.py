@@ -6,6 +6,8 @@ import time
 from collections.abc import Callable, Sequence
 
 from workbench.cells.line import STRETCH
+from workbench.cells.prefix import Match
+from workbench.cells.sequence import Sequence as Cells
 from workbench.engine.admission import Admission
 from workbench.engine.core import Core
 from workbench.engine.questions import Questions
@@ -16,6 +18,8 @@ from workbench.events import Committed, Faulted, Shared
 from workbench.tick import Tick
 
 LOOK = 1024  # tokens ahead that are compared with what other lines have computed
+MOST_PIECES = 16  # of a line, before short pieces of others are copied instead of held
+LEAST_PIECE = 256  # tokens; a piece so long is held always
 
 Key = tuple[bool, int, bytes, bytes, int]
 
@@ -66,7 +70,7 @@ class Ingestion:
                     break
                 taken = upcoming[: match.end - work.line.computed]
                 replays = _replays(work)
-                work.line.sequence.adopt(match.line.sequence, match.end)
+                self._take_over(work.line.sequence, match)
                 self.core.touch(match.line)
                 self.core.scheduler.set_context(work.work, match.end)
                 session = work.session if isinstance(work, Rebuild) else work
@@ -85,6 +89,21 @@ class Ingestion:
         self.core.scheduler.set_backlog(
             work.work, backlog, awaited=awaited, background=background and not awaited
         )
+
+    def _take_over(self, own: Cells, match: Match) -> None:
+        """Hold another line's cells; where its pieces would be many and short, copy them.
+
+        Lines that take turns in being first would be in pieces of a tick each, and attention walks
+        piece by piece.
+        """
+        other, start = match.line.sequence, own.length
+        if len(own.runs(start)) >= MOST_PIECES and match.end - start < LEAST_PIECE:
+            source = other.slots(start, match.end)
+            if source[0] != own.slots(start - 1, start)[0] + 1:
+                self.core.cells.copy(source, own.slots(start, match.end))
+                own.length = match.end
+                return
+        own.adopt(other, match.end)
 
     def _follow(self, work: Ingest | Rebuild, leader: Ingest | Rebuild, background: bool) -> None:
         """Another line computes just what this one wants next: it waits for that."""
