@@ -1,18 +1,23 @@
 """A real race of tiny processes, the wire when peers fail, and the report's sums."""
 
+import itertools
 import json
 import os
+import subprocess
 import sys
 import textwrap
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import polars as pl
 import pytest
 
 from workbench.bench.__main__ import main
-from workbench.bench.race import command, frames, plan, referee, report, tables
+from workbench.bench.race import command, frames, plan, referee, report, single, tables
+from workbench.bench.race.entry import Entry
 from workbench.bench.race.material import make_material
+from workbench.bench.race.options import Options
 from workbench.bench.race.plan import Cell, Process, System, cells
 from workbench.bench.race.process import PeerFailed, PeerProcess
 from workbench.tape import weights_path
@@ -122,6 +127,63 @@ def test_a_peer_that_hangs_is_stopped_with_its_children(fake):
     with pytest.raises(PeerFailed, match="trial took more than 1 s; it was stopped"):
         peer.ask("trial", 1, mode="m", length=5, bars=[], question=[4], tokens=1, scored=False)
     assert time.monotonic() - began < 10
+
+
+@pytest.mark.skipif(not Path("/proc").exists(), reason="looks at what the system says of it")
+def test_between_two_questions_a_peer_stands_still(fake):
+    def threads(peer):
+        """The state of each of its threads: "T" is stopped."""
+        tasks = Path(f"/proc/{peer._process.pid}/task").iterdir()
+        return {(task / "stat").read_text().rpartition(")")[2].split()[0] for task in tasks}
+
+    work = "import threading; threading.Thread(target=exec, args=['while True: pass'], daemon=1)"
+    peer, settings = fake(at_open=f"{work}.start()")
+    peer.ask("open", 20, settings=settings)
+    for _ in range(3):
+        assert len(trial(peer)["ids"]) == 2
+        began = time.monotonic()
+        while threads(peer) != {"T"} and time.monotonic() < began + 10:
+            pass
+        assert threads(peer) == {"T"}
+    began = time.monotonic()
+    peer.close()
+    assert time.monotonic() < began + 10 and peer._process.returncode is not None
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have no such signal")
+def test_peers_end_with_a_referee_that_is_killed(tmp_path):
+    script = tmp_path / "peer.py"
+    script.write_text(FAKE.format(peers=str(PEERS), at_open="pass", at_ask="pass"))
+    (tmp_path / "material.json").write_text(json.dumps({"context": [1]}))
+    referee_code = f"""
+        import os, sys, time
+        from pathlib import Path
+        from workbench.bench.race.process import PeerProcess
+        peer = PeerProcess(sys.executable, Path({str(script)!r}), os.environ, Path("log.txt"))
+        peer.ask("open", 20, settings={{"material": "material.json"}})
+        print(peer._process.pid, flush=True)
+        time.sleep(60)
+    """
+    killed = subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(referee_code)], stdout=subprocess.PIPE, cwd=tmp_path
+    )
+    assert killed.stdout is not None
+    with killed.stdout:
+        number = int(killed.stdout.readline())
+    killed.kill()
+    killed.wait()
+    began = time.monotonic()
+    while _runs(number) and time.monotonic() < began + 10:
+        time.sleep(0.01)
+    assert not _runs(number)
+
+
+def _runs(number):
+    """Whether there is such a process, and it is not just a name that nobody has read yet."""
+    try:
+        return Path(f"/proc/{number}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
 
 
 def test_an_answer_of_the_wrong_length_is_an_error(fake):
@@ -338,11 +400,46 @@ def test_an_engine_that_is_not_there_is_listed_with_the_reason(raced):
     assert not [cell for cell in result["cells"] if cell["system"] == "absent"]
 
 
+def test_everyone_is_asked_one_kind_before_anyone_the_next(monkeypatch):
+    order = []
+
+    def peer(name):
+        def ask(do, timeout, *, mode, bars, tokens, choices, **_):
+            order.append((name, len(bars), tokens, choices is not None))
+            if (name, tokens) == ("b", 64):
+                raise PeerFailed("out of memory")
+            return {"ttft_ms": 1.0, "total_ms": 1.0, "arrivals_ms": [1.0], "settled_ms": 0.0}
+
+        return SimpleNamespace(ask=ask, close=lambda: None)
+
+    options = Options(between=(1, 10), answers=("1", "8", "64", plan.CHOICE), repeats=3)
+    material = SimpleNamespace(lengths={100: 100}, question=[1], choices=[2, 3])
+    course = SimpleNamespace(options=options, material=material, say=lambda _: None)
+    runners = []
+    for name, kinds in (("a", "all"), ("b", "all"), ("c", "open")):
+        process = Process(name, name, "p.py", (System(name, "m", "arrival", "w", kinds=kinds),))
+        entry = Entry(course, process, {"samples": []})
+        entry.peer = peer(name)
+        planned = cells(process.systems[0], options.between, options.answers, options.repeats)
+        runners.append(single.Runner(entry, process.systems[0], itertools.repeat([7]), planned))
+    single.measure(course, runners, 100)
+    first = [(1, 8, False), (1, 1, False), (1, 1, True), (10, 8, False), (1, 64, False)]
+    kinds = [kind for kind, _ in itertools.groupby(order, key=lambda asked: asked[1:])]
+    assert kinds == first + first[:3] + first[:3]
+    asked = [{name for name, *kind in order[at : at + 3]} for at in (0, 3)]
+    assert asked == [{"a", "b", "c"}] * 2
+    assert [order[at][0] for at in (0, 3)] == ["a", "b"]  # another one first each time
+    assert runners[1].entry.result["failed"] == "out of memory"
+    assert {len(r.entry.result["samples"]) for r in runners} == {11, 4, 8}
+
+
 def test_the_file_says_what_it_was_measured_with(raced):
     result, _ = raced
     assert result["command"].startswith("python -m workbench.bench race --smoke")
     assert result["versions"]["torch"] and result["machine"]["cpu"]
-    assert all({"before", "after"} == set(peer["bandwidth"]) for peer in result["peers"])
+    assert all(len(peer["bandwidth"]["seen"]) == 3 for peer in result["peers"])
+    assert len({str(peer["bandwidth"]) for peer in result["peers"]}) == 1  # they were together
+    assert result["settings"]["together"]
     assert result["judge"]["is"] == "plain transformers in float32"
 
 

@@ -13,6 +13,7 @@ import pytest
 
 from workbench.bench.contenders import PROMPT
 from workbench.bench.race import mix, plan, report, tables_more
+from workbench.bench.race.entry import Entry
 from workbench.bench.race.equality import Judge, agreed, compared
 from workbench.bench.race.material import make_material
 from workbench.bench.race.options import Options
@@ -334,9 +335,9 @@ def test_a_system_that_cannot_be_counted_leaves_the_others_of_its_process(monkey
     systems = (plan.System("odd", "odd", "arrival", "", mix="so"),
                plan.System("even", "even", "arrival", "", mix="so"))  # fmt: skip
     process = plan.Process("p", "p", "p.py", systems)
-    options = dataclasses.replace(OPTIONS, mix=(8,))
+    options = dataclasses.replace(OPTIONS, mix=(8, 16))
     course = SimpleNamespace(
-        options=options, bandwidth=lambda: 1e9, say=lambda _: None, open=lambda *_, **__: {},
+        options=options, say=lambda _: None, open=lambda *_, **__: {},
         start=lambda _: SimpleNamespace(close=lambda: None), material=None,
     )  # fmt: skip
     planned = SimpleNamespace(longest=9)
@@ -347,13 +348,28 @@ def test_a_system_that_cannot_be_counted_leaves_the_others_of_its_process(monkey
             raise mix.NotCounted("two questions were not answered")
         return []
 
+    order = []
+
+    def run(course, peer, system, sessions, planned):
+        order.append((sessions, system.name))
+        if system.name == "late":
+            raise PeerFailed("it ran out of cells")
+        return {"system": system.name, "sessions": sessions}, []
+
     monkeypatch.setattr(mix, "_rehearse", rehearse)
-    monkeypatch.setattr(
-        mix, "_run", lambda course, peer, system, n, planned: ({"system": system.name}, [])
-    )
-    found = mix.race(course, process)
-    assert found["failed"] is None and found["runs"] == [{"system": "even"}]
+    monkeypatch.setattr(mix, "_run", run)
+    late = plan.Process("l", "l", "l.py", (plan.System("late", "l", "arrival", "", mix="so"),))
+    entries = [Entry(course, each, mix.result_of(each)) for each in (process, late)]
+    saved = []
+    mix.race(course, entries, lambda: saved.append(len(order)))
+    found, failed = (entry.result for entry in entries)
+    assert found["failed"] is None
+    assert [run["sessions"] for run in found["runs"]] == [8, 16]
     assert found["not_counted"] == {"odd": "two questions were not answered"}
+    # A peer that fails is out, and the others go on; both have had their turn before the next.
+    assert failed["failed"] == "it ran out of cells" and not failed["runs"]
+    assert order == [(8, "even"), (8, "late"), (16, "even")] and saved == [2, 3]
+    assert all(entry.peer is None for entry in entries)
 
 
 def test_an_answer_without_its_log_probabilities_is_the_peers_failure():

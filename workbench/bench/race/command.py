@@ -110,6 +110,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help=f"of everyone; engines that do not compute there stay away {shown}",
     )  # fmt: skip
     parser.add_argument(
+        "--together", action=argparse.BooleanOptionalAction, default=None,
+        help="all engines hold the model at once and take turns, question by question, so that a "
+        "machine that changes its speed does so for all; --no-together gives each the machine's "
+        "memory to itself, one after the other (default: together on a CPU, not on a GPU)",
+    )  # fmt: skip
+    parser.add_argument(
         "--threads", type=int, default=usual.threads, metavar="N", help=f"of everyone {shown}"
     )
     parser.add_argument(
@@ -147,6 +153,7 @@ def run(options: argparse.Namespace, command: str) -> int:
     from workbench.bench import machine
     from workbench.bench.race import again, files, referee, report, tables
     from workbench.bench.race.options import Options
+    from workbench.bench.race.plan import CPU
     from workbench.bench.race.smoke import smoke
 
     wanted = Options(
@@ -157,7 +164,9 @@ def run(options: argparse.Namespace, command: str) -> int:
         timeout=options.timeout, standing=tuple(options.standing), mix=tuple(options.mix),
         mix_seconds=options.mix_seconds, mix_bars=options.mix_bars, mix_asks=options.mix_asks,
         mix_context=options.mix_context, mix_grace=options.mix_grace,
-        only=tuple(options.only), device=options.device, python=pythons(options.python),
+        only=tuple(options.only), device=options.device,
+        together=options.device == CPU if options.together is None else options.together,
+        python=pythons(options.python),
     )  # fmt: skip
     if options.smoke:
         wanted = smoke(wanted)

@@ -1,22 +1,24 @@
 """Many sessions at once: bars and questions become due in real time, and each peer does its best.
 
 A peer has a process of its own for this. Before anything counts, a rehearsal compares its answers
-with the judge's.
+with the judge's. Engines that are on the machine together take turns, run by run.
 """
 
 from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from workbench.bench.contenders import QUESTION_TOKENS
-from workbench.bench.race.course import Course, failure
+from workbench.bench.race.course import Course
+from workbench.bench.race.entry import Entry, in_turn
 from workbench.bench.race.equality import agreed, compared
 from workbench.bench.race.peers.timetable import BAR, QUESTION
 from workbench.bench.race.plan import Process, System, main_answer
-from workbench.bench.race.process import PeerFailed, PeerProcess
+from workbench.bench.race.process import PeerProcess
 from workbench.bench.race.schedule import Schedule, rehearsal, schedule
 
 REHEARSED = 4  # sessions
@@ -29,76 +31,101 @@ class NotCounted(Exception):
     """What one system did cannot be counted; its process is well, and has others."""
 
 
-def race(course: Course, process: Process) -> dict[str, Any]:
-    """One process, all its systems and numbers of sessions; a failure ends it.
+def result_of(process: Process) -> dict[str, Any] | None:
+    """What a peer that takes part begins with; None for others."""
+    names = {system.name: system.mix for system in process.systems if system.mix}
+    if not names:
+        return None
+    return {
+        "failed": None, "systems": names, "bandwidth": {}, "equality": [], "runs": [],
+        "not_counted": {},
+    }  # fmt: skip
 
-    Returns:
-        What it said of itself, ``failed``, what the judge said, and a run for each system and
-        number of sessions.
+
+def race(course: Course, entries: Sequence[Entry], after: Callable[[], None]) -> None:
+    """All their systems, at one number of sessions and then at the next, into their results.
+
+    A failure ends a peer, an answer that is wrong or cannot be counted a system.
+    ``after`` is called after each number of sessions.
 
     Raises:
         WorkbenchError: the judge cannot go on.
     """
-    options = course.options
-    systems = [system for system in process.systems if system.mix]
-    result: dict[str, Any] = {
-        "failed": None,
-        "systems": {system.name: system.mix for system in systems},
-        "bandwidth": {"before": course.bandwidth()},
-        "equality": [],
-        "runs": [],
-        "not_counted": {},
-    }
-    peer = None
     try:
-        course.say(f"{process.name}: starting for the mix")
-        peer = course.start(process)
-        runs = itertools.product((system.mode for system in systems), options.mix)
-        plans = {
-            (mode, sessions): schedule(course.material, sessions, options, run)
-            for run, (mode, sessions) in enumerate(runs)
-        }
-        answer = int(main_answer(options.answers))
-        longest = max(planned.longest for planned in plans.values()) + answer + SPARE
-        most = options.mix[-1]
-        sizes = {
-            "longest": longest,
-            "cells": (most + 1) * longest + MOST_ASKED * (QUESTION_TOKENS + answer),
-            "sequences": most + MOST_ASKED,
-        }
-        result["opened"] = course.open(process, peer, **sizes)
-        for system in systems:
-            try:
-                _take_turn(course, process, peer, system, plans, result)
-            except NotCounted as error:
-                result["not_counted"][system.name] = str(error)
-    except PeerFailed as error:
-        result["failed"] = failure(process, error)
+        turns = [turn for entry in entries for turn in _opened(course, entry)]
+        for turn in turns:
+            course.say(f"{turn.entry.name}: {turn.system.mode}, rehearsal")
+            _guarded(turn, functools.partial(_rehearsed, course, turn))
+        for place, sessions in enumerate(course.options.mix):
+            for turn in in_turn(turns, place):
+                course.say(f"{turn.entry.name}: {turn.system.mode}, {sessions} sessions")
+                _guarded(turn, functools.partial(_take, course, turn, sessions))
+            after()
     finally:
-        if peer is not None:
-            peer.close()
-    result["bandwidth"]["after"] = course.bandwidth()
-    return result
+        for entry in entries:
+            entry.close()
 
 
-def _take_turn(
-    course: Course, process: Process, peer: PeerProcess, system: System,
-    plans: Mapping[tuple[str, int], Schedule], result: dict[str, Any],
-) -> None:  # fmt: skip
-    """One system: a rehearsal, then each number of sessions, into ``result``."""
-    course.say(f"{process.name}: {system.mode}, rehearsal")
-    equality = compared(functools.partial(_rehearse, course, peer, system))
-    result["equality"] += equality
-    if not agreed(equality):
+@dataclass
+class Turn:
+    """One system; ``plans`` is what becomes due, by the number of sessions."""
+
+    entry: Entry
+    system: System
+    plans: Mapping[int, Schedule]
+    over: bool = False
+
+    @property
+    def peer(self) -> PeerProcess:
+        """Its process, which must be there."""
+        assert self.entry.peer is not None
+        return self.entry.peer
+
+
+def _opened(course: Course, entry: Entry) -> list[Turn]:
+    """Start an engine with room for all that will become due."""
+    options = course.options
+    systems = [system for system in entry.process.systems if system.mix]
+    runs = itertools.product(systems, options.mix)
+    plans: dict[str, dict[int, Schedule]] = {system.name: {} for system in systems}
+    for run, (system, sessions) in enumerate(runs):
+        plans[system.name][sessions] = schedule(course.material, sessions, options, run)
+    answer, most = int(main_answer(options.answers)), options.mix[-1]
+    every = [planned for of in plans.values() for planned in of.values()]
+    longest = max(planned.longest for planned in every) + answer + SPARE
+    entry.open(
+        longest=longest,
+        cells=(most + 1) * longest + MOST_ASKED * (QUESTION_TOKENS + answer),
+        sequences=most + MOST_ASKED,
+    )
+    return [Turn(entry, system, plans[system.name]) for system in systems]
+
+
+def _guarded(turn: Turn, act: Callable[[], bool]) -> None:
+    """Do something for a system that goes on; it is over where ``act`` says so or cannot be."""
+    if turn.over or turn.entry.peer is None:
         return
-    for sessions in course.options.mix:
-        course.say(f"{process.name}: {system.mode}, {sessions} sessions")
-        planned = plans[system.mode, sessions]
-        run, equality = _run(course, peer, system, sessions, planned)
-        result["equality"] += equality
-        if not agreed(equality):
-            return  # who is wrong is not measured
-        result["runs"].append(run)
+    turn.over = True
+    try:
+        with turn.entry.may_fail():
+            turn.over = not act()
+    except NotCounted as error:
+        turn.entry.result["not_counted"][turn.system.name] = str(error)
+
+
+def _rehearsed(course: Course, turn: Turn) -> bool:
+    equality = compared(functools.partial(_rehearse, course, turn.peer, turn.system))
+    turn.entry.result["equality"] += equality
+    return agreed(equality)
+
+
+def _take(course: Course, turn: Turn, sessions: int) -> bool:
+    run, equality = _run(course, turn.peer, turn.system, sessions, turn.plans[sessions])
+    turn.entry.result["equality"] += equality
+    if not agreed(equality):
+        return False  # who is wrong is not measured
+    turn.entry.result["runs"].append(run)
+    return True
 
 
 def _rehearse(

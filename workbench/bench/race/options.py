@@ -36,6 +36,8 @@ class Options:
         size: of the model, a key of `SIZES`.
         dtype: of everyone but the judge.
         device: of everyone, "cpu" or "cuda".
+        together: all engines hold the model at once and take turns, question by question; else
+            each has the machine to itself, one after the other.
         threads: of everyone.
         seed: of the model, the streams and the mix.
         budget: seconds after which a system measures no more at one context; twice that if not
@@ -60,6 +62,7 @@ class Options:
     size: str = "250m"
     dtype: str = "bfloat16"
     device: str = CPU
+    together: bool = True
     threads: int = 2
     seed: int = 0
     budget: float = 20.0

@@ -30,7 +30,11 @@ class PeerFailed(Exception):
 
 
 class PeerProcess:
-    """A script run by some Python, that answers each line with a line."""
+    """A script run by some Python, that answers each line with a line.
+
+    Between an answer and the next line it is stopped with all its threads, so that it takes nothing
+    from whoever is measured meanwhile.
+    """
 
     def __init__(self, python: str, script: Path, env: Mapping[str, str], log: Path) -> None:
         """Start it; what it prints beside its answers goes to ``log``.
@@ -60,6 +64,7 @@ class PeerProcess:
             PeerFailed: it reports an error, it has ended, or it takes too long and is killed.
         """
         assert self._process.stdin is not None
+        self._signal(signal.SIGCONT)
         try:
             self._process.stdin.write(json.dumps({"do": do, **arguments}) + "\n")
             self._process.stdin.flush()
@@ -73,6 +78,7 @@ class PeerProcess:
             raise PeerFailed(msg) from None
         if not line:
             raise self._ended(do)
+        self._signal(signal.SIGSTOP)
         try:
             answer: dict[str, Any] = json.loads(line)
         except ValueError:
@@ -86,6 +92,7 @@ class PeerProcess:
     def close(self) -> None:
         """Let it end; it is killed if it does not."""
         assert self._process.stdin is not None
+        self._signal(signal.SIGCONT)
         with contextlib.suppress(OSError):
             self._process.stdin.close()
         with contextlib.suppress(subprocess.TimeoutExpired):
@@ -94,13 +101,17 @@ class PeerProcess:
 
     def kill(self) -> None:
         """End it and everything it started, now."""
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self._process.pid, signal.SIGKILL)
+        self._signal(signal.SIGKILL)
         self._process.wait()
         assert self._process.stdin is not None
         with contextlib.suppress(OSError):
             self._process.stdin.close()
         self._reader.join()
+
+    def _signal(self, number: int) -> None:
+        """To it and everything it has started."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._process.pid, number)
 
     def _read(self, answers: IO[str]) -> None:
         with answers:

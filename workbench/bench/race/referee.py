@@ -1,10 +1,15 @@
-"""Runs the race: each peer alone on the machine, equality first, then what was planned for it."""
+"""Runs the race: one engine computes at a time; equality first, then what was planned.
+
+Engines are on the machine together and take turns, question by question, so that what the machine
+does meanwhile happens to all of them alike; or one after the other, where they do not fit.
+"""
 
 from __future__ import annotations
 
+import functools
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +18,12 @@ from tqdm import tqdm
 
 from workbench.bench import machine
 from workbench.bench.model import load_plain, make_model
-from workbench.bench.race import mix, single, standing
-from workbench.bench.race.course import Course, failure, start_judge
-from workbench.bench.race.equality import agreed
+from workbench.bench.race import contexts, mix
+from workbench.bench.race.course import Course, start_judge
+from workbench.bench.race.entry import Entry
 from workbench.bench.race.material import Material, make_material
 from workbench.bench.race.options import MIX, SINGLE, STANDING, Options, check
 from workbench.bench.race.plan import Process, chosen
-from workbench.bench.race.process import PeerFailed
 from workbench.engine.floor import Floor
 from workbench.waiting import aside
 
@@ -34,7 +38,8 @@ def run(
     Args:
         options: what to race.
         command: the command line that repeats it, noted in the result.
-        save: called after each peer with everything so far, as plain values ready for JSON.
+        save: called after each context and number of sessions with everything so far, as plain
+            values ready for JSON.
         progress: say on standard error what is being done.
 
     Raises:
@@ -56,7 +61,9 @@ def run(
         several = max(LEAST_QUESTIONS, options.standing[-1])
         material = make_material(folder / "model", options.contexts, options.seed, several)
         material.write(folder / "material.json")
-        with tqdm(total=len(processes) + 1, disable=not progress, unit=" peers") as bar:
+        groups = [processes] if options.together else [(process,) for process in processes]
+        stages = 1 + len(groups) * _stages(options)
+        with tqdm(total=stages, disable=not progress, unit=" stages") as bar:
             course = start_judge(options, folder, material, bar.set_description)
             bar.update()
             result = {
@@ -74,19 +81,29 @@ def run(
                 "judge": course.judged,
             }
             peers: list[dict[str, Any]] = []
+
+            def after() -> None:
+                bar.update()
+                save(result | {"duration_s": round(time.time() - began, 1), "peers": peers})
+
             try:
-                for process in processes:
-                    peers.append(_race(course, process))
-                    bar.update()
-                    save(result | {"duration_s": round(time.time() - began, 1), "peers": peers})
+                for group in groups:
+                    _race(course, group, peers, after)
             finally:
                 course.judge.peer.close()
+
+
+def _stages(options: Options) -> int:
+    """Contexts and numbers of sessions."""
+    on_contexts = len(options.contexts) if {SINGLE, STANDING} & set(options.parts) else 0
+    return on_contexts + (len(options.mix) if MIX in options.parts else 0)
 
 
 def _settings(options: Options, material: Material) -> dict[str, Any]:
     """Of the options, what the result states; where things are on this machine is no part of it."""
     return {
         "parts": list(options.parts),
+        "together": options.together,
         "contexts": list(options.contexts),
         "positions": list(material.lengths.values()),
         "between": list(options.between),
@@ -107,69 +124,71 @@ def _settings(options: Options, material: Material) -> dict[str, Any]:
     }
 
 
-def _race(course: Course, process: Process) -> dict[str, Any]:
-    """All parts of one peer; a failure ends a part, and what was measured before counts."""
-    parts = course.options.parts
+def _race(
+    course: Course,
+    together: Sequence[Process],
+    peers: list[dict[str, Any]],
+    after: Callable[[], None],
+) -> None:
+    """All parts, for engines that are on the machine together; their results join ``peers``."""
+    parts, began = course.options.parts, time.perf_counter()
+    own = [_result_of(process, parts) for process in together]
+    peers += own
+    entries = [Entry(course, process, each) for process, each in zip(together, own, strict=True)]
+
+    def stage(look: Callable[[], None]) -> None:
+        look()
+        for each in own:
+            each["seconds"] = round(time.perf_counter() - began, 1)
+        after()
+
+    look = _watch(course, own)
+    if SINGLE in parts or STANDING in parts:
+        contexts.race(course, entries, functools.partial(stage, look))
+    if MIX in parts:
+        mixed = [
+            Entry(course, entry.process, result)
+            for entry in entries
+            if (result := _in_mix(entry)) is not None
+        ]
+        mix.race(course, mixed, functools.partial(stage, _watch(course, [m.result for m in mixed])))
+
+
+def _result_of(process: Process, parts: Sequence[str]) -> dict[str, Any]:
+    """What a peer begins with."""
     result: dict[str, Any] = {
         "peer": process.name,
         "engine": process.engine,
         "systems": {s.name: {"reads": s.reads, "what": s.what} for s in process.systems},
         "failed": None,
-        "bandwidth": {"before": course.bandwidth()},
         "reading": [],
         "equality": [],
         "samples": [],
     }
-    began = time.perf_counter()
-    watched = STANDING in parts and any(system.standing for system in process.systems)
-    if watched:
-        names = {system.name: system.standing for system in process.systems if system.standing}
+    names = {system.name: system.standing for system in process.systems if system.standing}
+    if STANDING in parts and names:
         result["standing"] = {"systems": names, "equality": [], "samples": []}
-    if SINGLE in parts or watched:
-        _on_contexts(course, process, result)
-    if MIX in parts and any(system.mix for system in process.systems):
-        if "opened" not in result and result["failed"] is not None:
-            result["mix"] = None  # it would fail again, for the reason that is given
-        else:
-            result["mix"] = mix.race(course, process)
-    result["seconds"] = round(time.perf_counter() - began, 1)
-    result["bandwidth"]["after"] = course.bandwidth()
     return result
 
 
-def _on_contexts(course: Course, process: Process, result: dict[str, Any]) -> None:
-    """Single and standing questions at each context, into ``result``."""
-    options, material = course.options, course.material
-    peer = None
-    refused: set[str] = set()
-    unwatched: set[str] = set()
-    try:
-        course.say(f"{process.name}: starting")
-        peer = course.start(process)
-        result["opened"] = course.open(process, peer)
-        for context, length in material.lengths.items():
-            course.say(f"{process.name}: reading {context:,} tokens")
-            filled = peer.ask("fill", options.timeout, length=length)
-            result["reading"].append({"context": context, "seconds": filled["seconds"]})
-            bars, later = material.fresh(), material.fresh(1)
-            for system in process.systems:
-                if SINGLE in options.parts and system.name not in refused:
-                    course.say(f"{process.name}: {system.mode}, {context:,} tokens")
-                    equality, samples = single.measure(course, peer, system, context, bars)
-                    result["equality"].append(equality)
-                    result["samples"] += samples
-                    if not equality["agrees"]:
-                        refused.add(system.name)
-                        unwatched.add(system.name)
-                if STANDING in options.parts and system.standing and system.name not in unwatched:
-                    course.say(f"{process.name}: {system.mode}, {context:,} tokens, standing")
-                    checks, rounds = standing.measure(course, peer, system, context, later)
-                    result["standing"]["equality"] += checks
-                    result["standing"]["samples"] += rounds
-                    if not agreed(checks):
-                        unwatched.add(system.name)
-    except PeerFailed as error:
-        result["failed"] = failure(process, error)
-    finally:
-        if peer is not None:
-            peer.close()
+def _in_mix(entry: Entry) -> dict[str, Any] | None:
+    """What a peer begins the mix with, if it takes part; one that never opened would not again."""
+    if entry.result["failed"] is not None and "opened" not in entry.result:
+        return None
+    if (result := mix.result_of(entry.process)) is not None:
+        entry.result["mix"] = result
+    return result
+
+
+def _watch(course: Course, results: Sequence[dict[str, Any]]) -> Callable[[], None]:
+    """Note the machine's bandwidth now, and whenever the function is called that this returns."""
+    seen = [course.bandwidth()]
+    for each in results:
+        each["bandwidth"] = {"before": seen[0], "after": seen[0], "seen": seen}
+
+    def look() -> None:
+        seen.append(course.bandwidth())
+        for each in results:
+            each["bandwidth"]["after"] = seen[-1]
+
+    return look

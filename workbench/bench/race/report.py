@@ -20,7 +20,8 @@ FLASH_HIT = "flash hit"
 def summarize(result: dict[str, Any]) -> dict[str, Any]:
     """The result with bandwidth, cells, slopes and ratios worked out from its samples."""
     turns = [turn for peer in result["peers"] for turn in _turns(peer)]
-    measured = [turn["bandwidth"][when] for turn in turns for when in ("before", "after")]
+    measured = [reading for turn in turns for reading in _readings(turn["bandwidth"])]
+    together = result["settings"].get("together", False)
     bandwidth = statistics.median(measured)
     floor = Floor(**result["floor"])
     question = result["settings"]["question_tokens"]
@@ -36,7 +37,7 @@ def summarize(result: dict[str, Any]) -> dict[str, Any]:
             "bytes_per_s": bandwidth,
             "lowest": min(measured),
             "highest": max(measured),
-            "drifted": [p["peer"] for p in result["peers"] if _drifted(p)],
+            "drifted": [p["peer"] for p in result["peers"] if not together and _drifted(p)],
         },
         "cells": cells,
         "slopes": _slopes(cells),
@@ -161,6 +162,11 @@ def _mixed(run: Mapping[str, Any]) -> dict[str, Any]:
 def _turns(peer: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     """A peer's turns with the machine, each with the bandwidth before and after."""
     return [peer, *([peer["mix"]] if peer.get("mix") else [])]
+
+
+def _readings(bandwidth: Mapping[str, Any]) -> list[float]:
+    """All that were taken in a turn."""
+    return list(bandwidth.get("seen", (bandwidth["before"], bandwidth["after"])))
 
 
 def _drifted(peer: Mapping[str, Any]) -> bool:

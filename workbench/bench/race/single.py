@@ -1,22 +1,49 @@
-"""One question at a time, each from the same state: bars arrive, then it is asked."""
+"""One question at a time, each from the same state: bars arrive, then it is asked.
+
+Engines that are on the machine together take turns question by question, so that what the machine
+does meanwhile happens to all of them.
+"""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from workbench.bench.race.course import Course
+from workbench.bench.race.entry import Entry, in_turn
 from workbench.bench.race.plan import CHOICE, Cell, System, cells, main_answer
-from workbench.bench.race.process import PeerProcess
 
 FIRST_ROUND = 2  # budgets that measuring every kind once may take; what is left then is left out
 
 
-def measure(
-    course: Course, peer: PeerProcess, system: System, context: int, bars: Iterator[list[int]]
-) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """One system at one context: the comparison, then rounds of all its cells.
+@dataclass
+class Runner:
+    """One system at one context.
+
+    Attributes:
+        planned: what it is measured in.
+        bars: that arrive, without end.
+        done: rounds that are behind it.
+        spent_s: of its budget.
+    """
+
+    entry: Entry
+    system: System
+    bars: Iterator[list[int]]
+    planned: list[Cell]
+    done: int = 0
+    spent_s: float = 0.0
+
+
+def compare(
+    course: Course, entry: Entry, system: System, context: int, bars: Iterator[list[int]]
+) -> Runner | None:
+    """Have the judge look at a system's answer, into the entry's result.
+
+    Returns:
+        None if it is wrong: then it is not measured.
 
     Raises:
         PeerFailed: the peer cannot go on.
@@ -24,33 +51,58 @@ def measure(
     """
     options = course.options
     planned = cells(system, options.between, options.answers, options.repeats)
+    runner = Runner(entry, system, bars, planned)
     began = time.perf_counter()
-    equality, scored = _compare(course, peer, system, context, bars)
-    samples: list[dict[str, Any]] = []
+    equality, scored = _compare(course, runner, context)
+    entry.result["equality"].append(equality)
     if not equality["agrees"]:
-        return equality, samples
-    done = 0
+        return None
     if system.kinds == "main":
         # It computes everything each time, so the comparison took as long as any other answer.
-        samples.append(_sample(system, context, planned[0], scored))
-        done = 1
-    else:
-        began = time.perf_counter()
-    for index in range(done, options.repeats):
-        limit = options.budget * (1 if index else FIRST_ROUND)
-        for cell in planned:
-            if index >= cell.rounds:
-                continue
-            if time.perf_counter() - began > limit:
-                return equality, samples
-            answer = _trial(course, peer, system, context, cell, bars)
-            samples.append(_sample(system, context, cell, answer))
-    return equality, samples
+        _note(runner, context, planned[0], scored)
+        runner.done, runner.spent_s = 1, time.perf_counter() - began
+    return runner
 
 
-def _sample(system: System, context: int, cell: Cell, answer: Mapping[str, Any]) -> dict[str, Any]:
-    return {
-        "system": system.name,
+def measure(course: Course, runners: Sequence[Runner], context: int) -> None:
+    """Rounds of all kinds of questions; everyone is asked one kind before anyone the next.
+
+    Raises:
+        WorkbenchError: the judge cannot go on.
+    """
+    options = course.options
+    kinds = dict.fromkeys((cell.between, cell.answer) for r in runners for cell in r.planned)
+    for index in range(options.repeats):
+        course.say(f"{context:,} tokens, round {index + 1} of {options.repeats}")
+        limit_s = options.budget * (1 if index else FIRST_ROUND)
+        for turn, kind in enumerate(kinds):
+            for runner in in_turn(runners, index + turn):
+                with runner.entry.may_fail():
+                    _ask(course, runner, context, kind, index, limit_s)
+
+
+def _ask(
+    course: Course,
+    runner: Runner,
+    context: int,
+    kind: tuple[int, str],
+    index: int,
+    limit_s: float,
+) -> None:
+    """One question to one of them, if it is one of its kinds and it has time left."""
+    found = [cell for cell in runner.planned if (cell.between, cell.answer) == kind]
+    if not found or not runner.done <= index < found[0].rounds:
+        return
+    if runner.entry.peer is None or runner.spent_s > limit_s:
+        return
+    began = time.perf_counter()
+    _note(runner, context, found[0], _trial(course, runner, context, found[0]))
+    runner.spent_s += time.perf_counter() - began
+
+
+def _note(runner: Runner, context: int, cell: Cell, answer: Mapping[str, Any]) -> None:
+    runner.entry.result["samples"].append({
+        "system": runner.system.name,
         "context": context,
         "position": answer["position"],
         "between": cell.between,
@@ -58,24 +110,19 @@ def _sample(system: System, context: int, cell: Cell, answer: Mapping[str, Any])
         "ttft_ms": answer["ttft_ms"],
         "total_ms": answer["total_ms"],
         "arrivals_ms": sum(answer["arrivals_ms"]) + answer["settled_ms"],
-    }
+    })  # fmt: skip
 
 
 def _trial(
-    course: Course,
-    peer: PeerProcess,
-    system: System,
-    context: int,
-    cell: Cell,
-    bars: Iterator[list[int]],
-    *,
-    scored: bool = False,
+    course: Course, runner: Runner, context: int, cell: Cell, *, scored: bool = False
 ) -> dict[str, Any]:
     """Bars arrive and a question is asked; ``position`` is what was read before the question."""
+    peer = runner.entry.peer
+    assert peer is not None
     length = course.material.lengths[context]
-    arriving = [next(bars) for _ in range(cell.between)]
+    arriving = [next(runner.bars) for _ in range(cell.between)]
     answer = peer.ask(
-        "trial", course.options.timeout, mode=system.mode, length=length, bars=arriving,
+        "trial", course.options.timeout, mode=runner.system.mode, length=length, bars=arriving,
         question=course.material.question, tokens=cell.tokens,
         choices=course.material.choices if cell.answer == CHOICE else None, scored=scored,
     )  # fmt: skip
@@ -84,13 +131,13 @@ def _trial(
 
 
 def _compare(
-    course: Course, peer: PeerProcess, system: System, context: int, bars: Iterator[list[int]]
+    course: Course, runner: Runner, context: int
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Have the judge score a system's answer; returns what it says, and the answer."""
-    options, material = course.options, course.material
+    options, material, system = course.options, course.material, runner.system
     answer = CHOICE if system.kinds == "flash" else main_answer(options.answers)
     cell = Cell(options.between[0], answer, 1)
-    found = _trial(course, peer, system, context, cell, bars, scored=True)
+    found = _trial(course, runner, context, cell, scored=True)
     length, asked = material.lengths[context], material.question
     read = [token for bar in found["bars"] for token in bar]
     stale = [token for bar in found["bars"][:-1] for token in bar]

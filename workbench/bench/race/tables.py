@@ -26,6 +26,8 @@ def table(result: Mapping[str, Any]) -> str:
         f"bandwidth {bandwidth['bytes_per_s'] / 1e9:.1f} GB/s, seen between "
         f"{bandwidth['lowest'] / 1e9:.1f} and {bandwidth['highest'] / 1e9:.1f}",
     ]
+    if result["settings"].get("together"):
+        lines[-1] += "; engines took turns, question by question"
     if bandwidth["drifted"]:
         lines.append(
             f"it drifted by more than {MOST_DRIFT:.0%} in the turn of "

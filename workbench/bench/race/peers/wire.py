@@ -5,10 +5,12 @@ Standard library only: this runs in every peer's own environment, where workbenc
 
 from __future__ import annotations
 
+import ctypes
 import importlib.metadata
 import json
 import os
 import platform
+import signal
 import sys
 import time
 import traceback
@@ -19,6 +21,7 @@ from typing import Any
 from timetable import LEAD_S, Timetable
 
 PAUSE_S = 0.02  # before something is timed: threads of whatever ran before stop spinning
+PR_SET_PDEATHSIG = 1
 LEAST_ROUNDS = 2  # of standing questions, whatever they take: the first warms up
 
 
@@ -155,6 +158,7 @@ def serve(make: Callable[[dict[str, Any]], Peer]) -> None:
     ``make`` gets the settings of the referee and returns the peer; what is printed meanwhile, by
     the engine or by anything it starts, goes to standard error.
     """
+    _end_with_the_referee()
     wire = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     sys.stdout = sys.stderr
@@ -297,6 +301,12 @@ def versions(packages: Sequence[str]) -> dict[str, str | None]:
         except importlib.metadata.PackageNotFoundError:
             found[name] = None
     return found
+
+
+def _end_with_the_referee() -> None:
+    """A referee that is killed may leave its peers stopped: the system ends them, where it can."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def _read(path: str) -> str:
