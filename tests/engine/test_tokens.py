@@ -91,6 +91,19 @@ def test_bad_text_is_refused():
         made.choice("")
 
 
+@given(st.text(), st.integers(4, 9))
+def test_a_long_answer_reads_as_if_all_of_it_were_decoded(text, latest):
+    made = tokens()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("workbench.engine.tokens.LATEST", latest)
+        stream, most = TextStream(made), 0
+        for number, i in enumerate(ids := made.data(text), 1):
+            stream.add(i)
+            assert stream.text == made.text(ids[:number]).rstrip("\ufffd")
+            most = max(most, len(stream._ids))
+    assert most <= 2 * latest + 3 or "\ufffd" in text
+
+
 @given(st.text(max_size=30), st.lists(st.text(min_size=1, max_size=3), max_size=2))
 def test_a_stream_only_grows_and_never_shows_a_stop(text, stops):
     made = tokens()

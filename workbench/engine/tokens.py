@@ -10,6 +10,8 @@ from workbench.errors import QuestionError, RowError
 
 # Stands for the caller's words while a chat template is rendered; no template changes it.
 _PROMPT, _DATA = "\u2039workbench-prompt\u203a", "\u2039workbench-data\u203a"
+LATEST = 64  # ids of an answer that decide how the next one reads
+UNFINISHED = "\ufffd"  # what decodes to it may be part of a character
 
 
 class Tokens:
@@ -135,20 +137,21 @@ class TextStream:
     def __init__(self, tokens: Tokens, stop: tuple[str, ...] = ()) -> None:
         self._tokens = tokens
         self._stop = stop
-        self._ids: list[int] = []
+        self._ids: list[int] = []  # the latest
+        self._settled = ""  # what those before them read
         self.text = ""  # what may be shown
         self.stopped = False
 
     def add(self, token_id: int) -> None:
         """Take one more id."""
         self._ids.append(token_id)
-        whole = self._tokens.text(self._ids)
+        whole = self._whole()
         ends = [i for s in self._stop if (i := whole.find(s)) >= 0]
         if ends:
             self.text, self.stopped = whole[: min(ends)], True
             return
         shown = whole
-        while shown.endswith("\ufffd"):  # an unfinished character
+        while shown.endswith(UNFINISHED):
             shown = shown[:-1]
         hold = max((_overlap(shown, s) for s in self._stop), default=0)
         shown = shown[: len(shown) - hold]
@@ -160,9 +163,22 @@ class TextStream:
 
         Where the text ends inside a character, some tokenizers spoil those before it as well.
         """
-        whole = self._tokens.text(self._ids)
+        whole = self._whole()
         if not self.stopped and whole.startswith(self.text):
             self.text = whole
+
+
+    def _whole(self) -> str:
+        """All of it so far. Of a long answer the latest ids are decoded anew, as many as matter."""
+        whole = self._settled + self._tokens.text(self._ids)
+        if len(self._ids) >= 2 * LATEST and not whole.endswith(UNFINISHED):
+            for kept in range(LATEST, LATEST - 4, -1):  # one of these does not split a character
+                later = self._tokens.text(self._ids[-kept:])
+                if whole.endswith(later) and not later.startswith(UNFINISHED):
+                    self._settled = whole[: len(whole) - len(later)]
+                    self._ids = self._ids[-kept:]
+                    break
+        return whole
 
 
 def _overlap(text: str, stop: str) -> int:
