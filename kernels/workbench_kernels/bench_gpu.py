@@ -112,7 +112,7 @@ def peers(layers: Any, branches: int, rows: int, cells: int) -> dict[str, float 
             right = error <= BOUND
             found[name] = measuring.seconds(calls) * 1e6 if right else f"off by {error:.2g}"
         except Exception as problem:  # every package refuses in its own way
-            found[name] = str(problem).strip().splitlines()[0]
+            found[name] = (str(problem).strip() or repr(problem)).splitlines()[0]
     return found
 
 

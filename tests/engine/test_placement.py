@@ -12,7 +12,7 @@ from workbench.errors import ModelError
 
 def test_auto_dtype_is_one_the_cpu_has():
     assert auto_dtype("auto") in (torch.float32, torch.bfloat16)
-    assert auto_dtype("bfloat16") == torch.bfloat16
+    assert auto_dtype("bfloat16") == auto_dtype("auto", "cuda:0") == torch.bfloat16
     with pytest.raises(ModelError, match="expected 'auto'"):
         auto_dtype("int3")
 

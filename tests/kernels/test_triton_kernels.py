@@ -19,7 +19,7 @@ from workbench_kernels.testing import inputs
 from workbench_kernels.tiles import Run, SliceRows, consecutive, plan_tiles
 
 INTERPRETED = triton.knobs.runtime.interpret
-DEVICE = torch.device("cpu" if INTERPRETED else "cuda")
+DEVICE = torch.device("cpu") if INTERPRETED else torch.device("cuda", 0)  # as tensors name theirs
 if INTERPRETED:
     # Triton 3.6's own, in NumPy before 2.4, which makes it an error.
     pytestmark = pytest.mark.filterwarnings("ignore:Conversion of an array:DeprecationWarning")

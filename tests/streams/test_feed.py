@@ -66,6 +66,22 @@ def test_a_stop_is_seen_before_another_row_is_taken():
     assert feed.unsent == rows(0, 1)
 
 
+def test_a_feed_that_is_stopped_sends_nothing_whatever_the_next_row_is():
+    sink, taken, go_on = Sink(), threading.Event(), threading.Event()
+
+    def source():
+        yield rows(0)[0]
+        taken.set()
+        assert go_on.wait(10)
+        yield {"n": 1}  # has no time
+
+    feed = Feed(source(), sink, every=5, speed="60x", progress=False)
+    assert taken.wait(10)
+    feed.stop()
+    go_on.set()
+    assert feed.wait(10) == 0 and sink.rows == [] and feed.unsent == [*rows(0), {"n": 1}]
+
+
 @pytest.mark.parametrize("every", [1, 5])
 def test_behind_a_row_at_fault_nothing_of_its_tick_is_lost(every):
     sink, source = Sink(refused=rows(2)), iter(rows(*range(12)))

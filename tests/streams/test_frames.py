@@ -51,6 +51,12 @@ def test_a_row_of_a_frame_and_a_named_tuple_are_rows():
     assert row == {"a": 1.0, "b": 2.5} and type(row["b"]) is float
 
 
+def test_a_column_of_texts_is_a_text_a_row():
+    texts = ["up", "down"]
+    assert to_rows(pd.DataFrame({"said": texts})["said"]) == texts
+    assert to_rows(pd.Series(texts, index=["BTC", "BTC"])) == texts
+
+
 @pytest.mark.parametrize(("data", "message"), [
     (pd.DataFrame([[1, 2]], columns=["a", "a"]), "got several of 'a'; rename or drop them"),
     (pl.Series([1.0, 2.0]), "a list of float; push a frame, or each row"),

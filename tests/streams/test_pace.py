@@ -52,6 +52,8 @@ def test_a_date_and_a_time_of_day_are_one_time(clock):
     for kind in (lambda value: value, str):
         rows = [{"date": kind(day), "time": kind(clock), "v": 1} for day, clock in days]
         assert pauses(clock, "3600x", rows) == [0, 1, 1]
+    (named,) = pd.DataFrame({"time": [dt.datetime(2026, 1, 5)]}).itertuples(index=False)
+    assert time_of(named) == dt.datetime(2026, 1, 5)
     assert time_of({"date": "2026-01-05"}) == dt.datetime(2026, 1, 5)
     assert time_of({"time": "2026-01-05 09:30"}) == dt.datetime(2026, 1, 5, 9, 30)
 

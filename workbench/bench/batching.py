@@ -18,6 +18,9 @@ from workbench.bench.peers import Reply
 from workbench.errors import WorkbenchError
 
 PAGE = 32  # tokens; what is shared ends at the end of a page
+# transformers 5.17.0 knows the older name alone.
+NEW = hasattr(ContinuousBatchingConfig, "page_size")
+PAGES: dict[str, Any] = {"page_size" if NEW else "block_size": PAGE}
 STEP = 2048  # tokens of one step
 PATIENCE_S = 600.0  # for one token: the first step of a kind may be compiled
 
@@ -33,7 +36,7 @@ class Batching:
         self._manager = core.init_continuous_batching(
             generation_config=GenerationConfig(do_sample=False, eos_token_id=-1, pad_token_id=0),
             continuous_batching_config=ContinuousBatchingConfig(
-                page_size=PAGE, num_blocks=2 * cells // PAGE, max_batch_tokens=STEP,
+                **PAGES, num_blocks=2 * cells // PAGE, max_batch_tokens=STEP,
                 max_requests_per_batch=4, return_logprobs=True,
             ),
         )  # fmt: skip

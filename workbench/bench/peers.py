@@ -18,6 +18,7 @@ from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel, StaticCache
 
 CHUNK = 512  # tokens of one forward while a cache is filled
+MOST_COMPILED = 256  # kinds of forwards
 
 
 @dataclass(frozen=True)
@@ -68,6 +69,8 @@ class Warm:
             chunk = ids[start : start + CHUNK]
             _forward(self._reader, self._cache, chunk)
             self.length += len(chunk)
+        if self._reader.device.type == "cuda":
+            torch.cuda.synchronize()  # it has been read when it says so
 
     def forget(self, num_tokens: int) -> None:
         """Cut the context's last tokens off."""
@@ -122,6 +125,8 @@ class WarmCompiled(WarmStatic):
     def __init__(self, model: PreTrainedModel, warm: Warm, room: int) -> None:
         """Copy the context of ``warm``, and leave space for ``room`` tokens beyond it."""
         super().__init__(model, warm, room)
+        # Each cache is compiled for; beyond so many, torch would run it as it is without a word.
+        torch._dynamo.config.recompile_limit = MOST_COMPILED
         self._model = torch.compile(model, mode="reduce-overhead", dynamic=False)
 
 

@@ -199,9 +199,11 @@ class Decoder:
         """
         with torch.inference_mode():
             if self._on_gpu:
-                if self.graphs is not None and self.graphs.fits(step):
-                    return self.graphs.forward(step)[: len(step.labels)]
-                return self._launch(step)[: len(step.labels)]
+                # Whoever captures holds the model first, as whoever loads it anew does.
+                with contextlib.nullcontext() if self.fused is not None else self._using:
+                    if self.graphs is not None and self.graphs.fits(step):
+                        return self.graphs.forward(step)[: len(step.labels)]
+                    return self._launch(step)[: len(step.labels)]
             if self.compiled is not None:
                 return self.compiled.forward(step)
             return self._run(step)[: len(step.labels)].float()
@@ -415,7 +417,7 @@ def load(
     try:
         with _quiet_loading():
             loaded: Any = AutoModelForCausalLM.from_pretrained(
-                source, dtype=auto_dtype(dtype), attn_implementation=ATTENTION
+                source, dtype=auto_dtype(dtype, device), attn_implementation=ATTENTION
             )
     except (OSError, ValueError, KeyError) as error:
         if not isinstance(error, OSError) and ATTENTION in str(error):

@@ -32,10 +32,12 @@ def auto_device(device: str) -> str:
     return f"cuda:{number}"
 
 
-def auto_dtype(dtype: str | torch.dtype) -> torch.dtype:
-    """``auto``: bfloat16 where the CPU multiplies it in hardware, else float32."""
+def auto_dtype(dtype: str | torch.dtype, device: str = "cpu") -> torch.dtype:
+    """``auto``: bfloat16 on a GPU and where the CPU multiplies it in hardware, else float32."""
     if isinstance(dtype, torch.dtype):
         return dtype
+    if dtype == "auto" and device != "cpu":
+        return torch.bfloat16
     if dtype == "auto":
         # In this order: torch is built without oneDNN where the first one is false, on a Mac say.
         has_bf16 = _native_bf16() and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())

@@ -82,7 +82,7 @@ class Feed(Completion):
         error: BaseException | None = None
         try:
             source = iter(_rows(self._source))
-            while self._take(source) and not self._halt.wait(self._seconds_to_next()):
+            while self._take(source) and self._due():
                 self._queue()
         except RowError as bad:
             sent = f"{self.rows_sent:,} row{'s' * (self.rows_sent != 1)}"
@@ -114,19 +114,25 @@ class Feed(Completion):
         except StopIteration:
             pass
         except BaseException:
-            if self.unsent and not self._halt.wait(self._seconds_to_next()):
+            if self.unsent and self._due():
                 self._queue()
             raise
         return bool(self.unsent)
 
-    def _seconds_to_next(self) -> float:
-        """Until what was taken is due; where a row has no time, those before it are sent."""
+    def _due(self) -> bool:
+        """Wait until what was taken is due; false where the feed is stopped before that.
+
+        Where the latest row has no time to go by, those before it are sent.
+        """
+        if self._halt.is_set():
+            return False
         try:
-            return self._pace.seconds_to(self.unsent)
+            seconds = self._pace.seconds_to(self.unsent)
         except RowError:
             if self.unsent[:-1]:
                 self._queue(keep=1)
             raise
+        return not self._halt.wait(seconds)
 
     def _queue(self, keep: int = 0) -> None:
         """Send what was taken; where it is refused, those rows that come before the one at fault.

@@ -13,13 +13,14 @@ Row = dict[str, Any]
 def to_rows(data: Any) -> list[Row] | list[str]:
     """The rows of a dict, a text, a list of either, or a polars or pandas frame.
 
-    A row of a pandas frame and a named tuple are dicts too. Bytes are text in UTF-8. A text is one
-    row, however many lines it has.
+    A named tuple is a dict too, and so is a pandas Series whose labels are all different texts, as
+    a row of a frame is; any other Series is a list of its values. Bytes are text in UTF-8. A text
+    is one row, however many lines it has.
 
     Raises:
         RowError: it is none of these, or mixes dicts and texts, or is not valid UTF-8.
     """
-    data = _as_dict(data)
+    data = as_dict(data)
     if isinstance(data, (str, bytes)):
         return [_text(data)]
     if isinstance(data, Mapping):
@@ -27,7 +28,7 @@ def to_rows(data: Any) -> list[Row] | list[str]:
     if is_frame(data):
         return list(frame_rows(data))
     if isinstance(data, Iterable):
-        items = [_as_dict(item) for item in data]
+        items = [as_dict(item) for item in data]
         if all(isinstance(item, (str, bytes)) for item in items):
             return [_text(item) for item in items]
         if all(isinstance(item, Mapping) for item in items):
@@ -71,12 +72,14 @@ def is_frame(data: Any) -> bool:
     return any(hasattr(data, name) for name in ("iter_rows", "collect", "itertuples"))
 
 
-def _as_dict(data: Any) -> Any:
+def as_dict(data: Any) -> Any:
     """A row that names its values otherwise, as a dict; anything else as it is."""
     if hasattr(data, "_asdict"):  # a named tuple
         return data._asdict()
     if hasattr(data, "to_dict") and hasattr(data, "index") and hasattr(data, "array"):  # a Series
-        return {name: _plain(value) for name, value in data.to_dict().items()}
+        names = list(data.index)
+        if all(isinstance(name, str) for name in names) and len(set(names)) == len(names):
+            return {name: _plain(value) for name, value in zip(names, data, strict=True)}
     return data
 
 

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from workbench.errors import RowError
+from workbench.streams.frames import as_dict
 from workbench.streams.schema import TIME_NAMES, is_time
 
 _Moment = dt.datetime | dt.date | dt.time
@@ -69,6 +70,7 @@ def time_of(row: Any) -> dt.datetime:
         RowError: it has none.
     """
     found: list[_Moment] = []
+    row = as_dict(row)
     for column, value in row.items() if isinstance(row, Mapping) else ():
         if is_time(column):
             moment = _read(row, value)

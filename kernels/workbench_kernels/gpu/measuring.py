@@ -72,9 +72,12 @@ def seconds(calls: Sequence[Callable[[], object]]) -> float:
         for call in calls:
             call()
     torch.cuda.current_stream().wait_stream(side)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        kept = [call() for call in calls]
+    graph, usual = torch.cuda.CUDAGraph(), torch.cuda.current_stream()
+    try:
+        with torch.cuda.graph(graph):
+            kept = [call() for call in calls]
+    finally:
+        torch.cuda.set_stream(usual)  # which a capture that failed does not do
     times = []
     for repeat in range(REPEATS + 3):
         start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))

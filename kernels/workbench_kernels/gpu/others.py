@@ -15,6 +15,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
+MOST_SHAPES = 256  # that flex_attention is compiled for
+
 Call = Callable[[], Tensor]
 
 
@@ -55,5 +57,7 @@ PEERS: dict[str, Callable[[Tensor, Tensor, Tensor, float], Call]] = {
 
 @cache
 def _flex(compiled: bool) -> Any:
+    # Each shape is compiled; beyond so many, torch would run it unfused without a word.
+    torch._dynamo.config.recompile_limit = MOST_SHAPES
     attend: Any = importlib.import_module("torch.nn.attention.flex_attention").flex_attention
     return torch.compile(attend, dynamic=False) if compiled else attend

@@ -25,25 +25,30 @@ def check(parts: Sequence[str]) -> None:
         raise WorkbenchError(msg)
 
 
-def put_into(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
-    """``old`` with the turns of ``new`` in place of its own, except where nothing was measured.
-
-    A turn that failed at once leaves what the file has; ``tried`` says why it failed.
-
-    Raises:
-        WorkbenchError: they are of different models or settings, or of different machines.
-    """
+def check_alike(old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
+    """Raise `WorkbenchError` if two results are of different models, settings or machines."""
     for name in ALIKE:
         a, b = (_comparable(result[name]) for result in (old, new))
         if a != b:
             changed = ", ".join(key for key in {**a, **b} if a.get(key) != b.get(key))
             msg = f"the file's {name} are not those of this race ({changed}); race all of it anew"
             raise WorkbenchError(msg)
-    for what in ("cpu", "threads"):
+    for what in ("cpu", "gpu", "threads"):
         a, b = (result["machine"].get(what) for result in (old, new))
         if a != b:
             msg = f"the file's {what}: {a}, this race's: {b}; race all of it anew, into another"
             raise WorkbenchError(msg)
+
+
+def put_into(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
+    """``old`` with the turns of ``new`` in place of its own, except where nothing was measured.
+
+    A turn that failed at once leaves what the file has; ``tried`` says why it failed.
+
+    Raises:
+        WorkbenchError: they do not belong together, as `check_alike` says.
+    """
+    check_alike(old, new)
     said = {"command": new["command"], "began": new["began"]}
     peers = {peer["peer"]: peer for peer in old["peers"]}
     parts = set(new["settings"]["parts"])
@@ -82,5 +87,6 @@ def _measured(turn: Mapping[str, Any] | None) -> bool:
 
 
 def _comparable(part: Mapping[str, Any]) -> dict[str, Any]:
-    """As JSON has it, without the parts raced."""
-    return {k: v for k, v in json.loads(json.dumps(part)).items() if k != "parts"}
+    """As JSON has it, without the parts raced; earlier files are of engines in turns."""
+    plain = {k: v for k, v in json.loads(json.dumps(part)).items() if k != "parts"}
+    return {"together": False} | plain

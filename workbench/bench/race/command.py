@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import copy
 import re
 import shlex
 import sys
@@ -181,22 +182,29 @@ def run(options: argparse.Namespace, command: str) -> int:
         name = machine.short_name(machine.processor_name(options.device))
         out = RESULTS / f"race-{name}.json"
     saved: list[dict[str, Any]] = []
+    written: list[Path] = []
 
-    def save(result: dict[str, Any]) -> None:
-        whole = result if before is None else again.put_into(before, result)
-        saved[:] = [report.summarize(whole)]
+    def begin(header: dict[str, Any]) -> None:
+        if before is not None:
+            again.check_alike(before, header)
+
+    def save(result: dict[str, Any], whole: bool) -> None:
+        if before is not None and not whole:
+            return  # half a turn does not take the place of a whole one
+        kept = copy.deepcopy(result)  # it goes on
+        saved[:] = [report.summarize(kept if before is None else again.put_into(before, kept))]
         if out is not None:
-            files.write(saved[0], out)
+            written[:] = files.write(saved[0], out)
 
     try:
-        referee.run(wanted, without_paths(command), save)
+        referee.run(wanted, without_paths(command), begin, save)
     except KeyboardInterrupt:
         if not saved:
             raise
         print("stopped; this is as far as it got", file=sys.stderr)
     print(tables.table(saved[0]))
-    if out is not None:
-        print(f"\nwritten to {', '.join(map(str, files.files(saved[0], out)))}")
+    if written:
+        print(f"\nwritten to {', '.join(map(str, written))}")
     return 0
 
 

@@ -105,6 +105,9 @@ def start(process: Process, options: Options, folder: Path) -> PeerProcess:
         "OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads, "HF_HUB_OFFLINE": "1",
         "TOKENIZERS_PARALLELISM": "false", "PYTHONUNBUFFERED": "1",
     }  # fmt: skip
+    if "PYTHONPATH" in env:  # a peer runs in another folder
+        paths = env["PYTHONPATH"].split(os.pathsep)
+        env["PYTHONPATH"] = os.pathsep.join(str(Path(path).absolute()) for path in paths if path)
     place = folder / process.name
     place.mkdir(exist_ok=True)
     python = options.python.get(process.engine, sys.executable)

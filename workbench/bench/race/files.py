@@ -33,8 +33,8 @@ def files(result: Mapping[str, Any], out: Path) -> dict[Path, list[dict[str, Any
     return found
 
 
-def write(result: dict[str, Any], out: Path) -> None:
-    """Write `files`; those of an earlier race are gone with it."""
+def write(result: dict[str, Any], out: Path) -> list[Path]:
+    """Write `files`, and return which; those of an earlier race are gone with it."""
     out.parent.mkdir(parents=True, exist_ok=True)
     written = files(result, out)
     for suffix in SUFFIXES:
@@ -45,6 +45,7 @@ def write(result: dict[str, Any], out: Path) -> None:
             _write_rows(rows, path)
     slim = [_slim(peer) if _has_polars() else peer for peer in result["peers"]]
     out.write_text(json.dumps(result | {"peers": slim}, indent=1) + "\n")
+    return list(written)
 
 
 def read(path: Path) -> dict[str, Any]:

@@ -31,15 +31,21 @@ LEAST_QUESTIONS = 16  # different ones, for the mix
 
 
 def run(
-    options: Options, command: str, save: Callable[[dict[str, Any]], None], progress: bool = True
+    options: Options,
+    command: str,
+    begin: Callable[[dict[str, Any]], None],
+    save: Callable[[dict[str, Any], bool], None],
+    progress: bool = True,
 ) -> None:
     """Race.
 
     Args:
         options: what to race.
         command: the command line that repeats it, noted in the result.
+        begin: called with what the result states of model, settings and machine, before anything
+            is measured; what it raises ends the race.
         save: called after each context and number of sessions with everything so far, as plain
-            values ready for JSON.
+            values ready for JSON, and whether all that is on the machine together is through.
         progress: say on standard error what is being done.
 
     Raises:
@@ -63,32 +69,37 @@ def run(
         material.write(folder / "material.json")
         groups = [processes] if options.together else [(process,) for process in processes]
         stages = 1 + len(groups) * _stages(options)
+        result = {
+            "benchmark": "race",
+            "command": command,
+            "began": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(began)),
+            "versions": machine.versions(),
+            "machine": where,
+            "model": model | {"dtype": options.dtype},
+            "settings": _settings(options, material),
+            "floor": {
+                "weight_bytes": floor.weight_bytes,
+                "kv_bytes_per_token": floor.kv_bytes_per_token,
+            },
+        }
+        begin(result)
         with tqdm(total=stages, disable=not progress, unit=" stages") as bar:
             course = start_judge(options, folder, material, bar.set_description)
             bar.update()
-            result = {
-                "benchmark": "race",
-                "command": command,
-                "began": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(began)),
-                "versions": machine.versions(),
-                "machine": where,
-                "model": model | {"dtype": options.dtype},
-                "settings": _settings(options, material),
-                "floor": {
-                    "weight_bytes": floor.weight_bytes,
-                    "kv_bytes_per_token": floor.kv_bytes_per_token,
-                },
-                "judge": course.judged,
-            }
             peers: list[dict[str, Any]] = []
+
+            def keep(*, whole: bool) -> None:
+                said = {"judge": course.judged, "duration_s": round(time.time() - began, 1)}
+                save(result | said | {"peers": peers}, whole)
 
             def after() -> None:
                 bar.update()
-                save(result | {"duration_s": round(time.time() - began, 1), "peers": peers})
+                keep(whole=False)
 
             try:
                 for group in groups:
                     _race(course, group, peers, after)
+                    keep(whole=True)
             finally:
                 course.judge.peer.close()
 
@@ -131,15 +142,13 @@ def _race(
     after: Callable[[], None],
 ) -> None:
     """All parts, for engines that are on the machine together; their results join ``peers``."""
-    parts, began = course.options.parts, time.perf_counter()
+    parts = course.options.parts
     own = [_result_of(process, parts) for process in together]
     peers += own
     entries = [Entry(course, process, each) for process, each in zip(together, own, strict=True)]
 
     def stage(look: Callable[[], None]) -> None:
         look()
-        for each in own:
-            each["seconds"] = round(time.perf_counter() - began, 1)
         after()
 
     look = _watch(course, own)

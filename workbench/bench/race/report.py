@@ -20,7 +20,8 @@ FLASH_HIT = "flash hit"
 def summarize(result: dict[str, Any]) -> dict[str, Any]:
     """The result with bandwidth, cells, slopes and ratios worked out from its samples."""
     turns = [turn for peer in result["peers"] for turn in _turns(peer)]
-    measured = [reading for turn in turns for reading in _readings(turn["bandwidth"])]
+    readings = {tuple(_readings(turn["bandwidth"])) for turn in turns}  # those together share one
+    measured = [reading for seen in readings for reading in seen]
     together = result["settings"].get("together", False)
     bandwidth = statistics.median(measured)
     floor = Floor(**result["floor"])
@@ -37,7 +38,11 @@ def summarize(result: dict[str, Any]) -> dict[str, Any]:
             "bytes_per_s": bandwidth,
             "lowest": min(measured),
             "highest": max(measured),
-            "drifted": [p["peer"] for p in result["peers"] if not together and _drifted(p)],
+            "drifted": [
+                peer["peer"]
+                for peer in result["peers"]
+                if (not together or peer.get("raced")) and _drifted(peer)
+            ],
         },
         "cells": cells,
         "slopes": _slopes(cells),

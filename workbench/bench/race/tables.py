@@ -20,9 +20,11 @@ Kind = tuple[int, str]  # bars between questions, answer
 def table(result: Mapping[str, Any]) -> str:
     """For people: who raced and who did not, then a block of medians per kind of question."""
     model, bandwidth = result["model"], result["bandwidth"]
+    machine = result["machine"]
+    where = machine.get("gpu", f"{machine['threads']} threads of {machine['cpu']}")
     lines = [
         f"{model['name']}, {model['parameters'] / 1e6:,.1f} M parameters, {model['dtype']}, "
-        f"{result['machine']['threads']} threads of {result['machine']['cpu']}",
+        f"{where}",
         f"bandwidth {bandwidth['bytes_per_s'] / 1e9:.1f} GB/s, seen between "
         f"{bandwidth['lowest'] / 1e9:.1f} and {bandwidth['highest'] / 1e9:.1f}",
     ]

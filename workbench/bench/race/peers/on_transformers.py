@@ -16,6 +16,7 @@ from wire import Peer, Question, Reply, serve
 
 CHUNK = 512  # tokens of one forward while a cache is filled
 ROUND = 64  # static caches have room in steps of so many tokens
+MOST_COMPILED = 256  # kinds of forwards; beyond its limit torch would run them as they are
 ROUND_COMPILED = 2048  # each room is compiled for anew, and what more there is costs little
 
 
@@ -39,6 +40,7 @@ class Transformers(Peer):
         self._on_gpu = settings["device"] == "cuda"
         self._compiled: Any = self._model
         if self._on_gpu and "static" in settings["modes"]:
+            torch._dynamo.config.recompile_limit = MOST_COMPILED
             self._compiled = torch.compile(self._model, mode="reduce-overhead", dynamic=False)
         self._modes = settings["modes"]
         self._context: list[int] = []

@@ -13,6 +13,9 @@ from transformers.utils import logging
 from wire import Question, serve
 
 PAGE = 32  # tokens; what is shared ends at the end of a page
+# transformers 5.17.0 knows the older name alone.
+NEW = hasattr(ContinuousBatchingConfig, "page_size")
+PAGES: dict[str, Any] = {"page_size" if NEW else "block_size": PAGE}
 STEP = 2048  # tokens of one step
 POLL_S = 0.005  # for a token, before looking at what else is due
 
@@ -39,7 +42,7 @@ class Batching(RequestPeer):
         self._manager = model.init_continuous_batching(
             generation_config=GenerationConfig(do_sample=False, eos_token_id=-1, pad_token_id=0),
             continuous_batching_config=ContinuousBatchingConfig(
-                page_size=PAGE, num_blocks=2 * settings["cells"] // PAGE, max_batch_tokens=STEP,
+                **PAGES, num_blocks=2 * settings["cells"] // PAGE, max_batch_tokens=STEP,
                 max_requests_per_batch=settings["sequences"], return_logprobs=True,
             ),
         )  # fmt: skip
