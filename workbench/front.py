@@ -378,7 +378,7 @@ class Engine(StatelessEngine):
     @functools.cached_property
     def floor(self) -> Floor:
         """The bytes that an answer of this model must read."""
-        return Floor.of(self.decoder.model)
+        return Floor.of(self.decoder.model, self.decoder.layers.values())
 
     @functools.cached_property
     def bandwidth(self) -> float:

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from transformers import MistralConfig, MistralForCausalLM, MixtralConfig, MixtralForCausalLM
 
 from workbench.engine.floor import Floor, _stretches, weights_bandwidth
 
@@ -10,6 +11,27 @@ def test_an_engine_knows_what_it_must_read(engine):
     model = engine.decoder.model
     kept = sum(w.nbytes for w in model.parameters()) - model.get_input_embeddings().weight.nbytes
     assert engine.floor == Floor(kept, engine.decoder.bytes_per_cell)
+
+
+def test_of_experts_and_of_windows_only_what_a_token_needs_counts():
+    shape = {
+        "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4,
+        "num_key_value_heads": 2, "intermediate_size": 64, "vocab_size": 100,
+    }  # fmt: skip
+    mixture = MixtralForCausalLM(MixtralConfig(**shape, num_local_experts=8, num_experts_per_tok=2))
+    names = dict(mixture.named_parameters())
+    experts = sum(p.nbytes for name, p in names.items() if ".experts." in name)
+    others = sum(p.nbytes for p in names.values()) - experts
+    table = mixture.get_input_embeddings().weight.nbytes
+    assert experts > others
+    assert Floor.of(mixture).weight_bytes == others - table + experts // 4
+    kinds = ["sliding_attention", "full_attention"]
+    sliding = MistralForCausalLM(MistralConfig(**shape, sliding_window=10, layer_types=kinds))
+    floor = Floor.of(sliding)
+    if getattr(sliding.config, "layer_types", None) == kinds:
+        each = 2 * 2 * 8 * 4  # keys and values, two heads of 8 numbers
+        assert (floor.kv_bytes_per_token, floor.windows) == (each, ((10, each),))
+        assert floor.bytes_read(96, 4, 2) == 2 * floor.weight_bytes + each * (100 + 101 + 2 * 10)
 
 
 def test_a_floor_grows_with_context_and_with_every_forward(engine):

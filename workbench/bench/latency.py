@@ -88,18 +88,20 @@ def run(options: Options, command: str, progress: bool = True) -> dict[str, Any]
         model = aside(lambda: make_model(Path(folder), options.size, options.seed, device))
         contenders = Contenders(Path(folder), cells=cells, dtype=options.dtype, seed=options.seed,
                                 device=device, more=more)  # fmt: skip
-        results = []
+        blocks = []
         try:
             bandwidth = [contenders.bandwidth()]
             for context in options.contexts:
-                block, measured = _measure(contenders, context, options, bar)
+                blocks.append((context, *_measure(contenders, context, options, bar)))
                 bandwidth.append(contenders.bandwidth())
-                best = max(bandwidth[-2:])
-                results.append(summary(context, measured, contenders.floor, best) | block)
             floor, dtype = contenders.floor, contenders.engine.dtype
             unavailable = contenders.unavailable
         finally:
             contenders.close()
+    best = max(buffer_bandwidth, *bandwidth)  # nobody gets below a floor at this one
+    results = [
+        summary(context, measured, floor, best) | block for context, block, measured in blocks
+    ]
     return {
         "benchmark": "latency",
         "command": command,
@@ -124,9 +126,8 @@ def run(options: Options, command: str, progress: bool = True) -> dict[str, Any]
             "of": "the session's own weights, read in turn",
             "of_a_fresh_buffer": buffer_bandwidth,
             "bytes_per_s": bandwidth,
-            "before": bandwidth[0],
-            "after": bandwidth[-1],
-            "drift": bandwidth[-1] / bandwidth[0] - 1,
+            "best": best,
+            "drift": max(bandwidth) / min(bandwidth) - 1,
         },
         "unavailable": unavailable,
         "contexts": results,
@@ -197,8 +198,8 @@ def _one_round(contenders: Contenders, measured: Measured, stateless: bool) -> N
 
 
 def _is_due(index: int, repeats: int, wanted: int) -> bool:
-    """Whether this round is one of ``wanted`` rounds, spread evenly over ``repeats``."""
-    return index >= 0 and index * wanted // repeats != (index - 1) * wanted // repeats
+    """Whether this round is one of ``wanted`` rounds, in the middle of as many parts of all."""
+    return index in {(2 * part + 1) * repeats // (2 * wanted) for part in range(wanted)}
 
 
 def _tokens_of_a_bar(contenders: Contenders, seed: int) -> float:

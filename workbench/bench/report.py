@@ -23,7 +23,7 @@ from workbench.bench.peers import Stateless, Warm, WarmCompiled, WarmStatic
 from workbench.engine.floor import Floor
 
 PEERS = (WarmCompiled.name, WarmStatic.name, Warm.name, Batching.name, Stateless.name)
-MOST_DRIFT = 0.15  # of the bandwidth from beginning to end, on an idle machine
+MOST_DRIFT = 0.15  # between two readings of the bandwidth, on an idle machine
 
 
 def summary(context: int, measured: Measured, floor: Floor, bandwidth: float) -> dict[str, Any]:
@@ -62,7 +62,7 @@ def summary(context: int, measured: Measured, floor: Floor, bandwidth: float) ->
 
 def table(result: dict[str, Any]) -> str:
     """The result as text: a block per context, a line per system and kind of question."""
-    gb = result["bandwidth"]["before"] / 1e9
+    gb = result["bandwidth"]["best"] / 1e9
     model = result["model"]
     lines = [
         f"{model['name']}, {model['parameters'] / 1e6:,.1f} M parameters, {model['dtype']}, "
@@ -71,9 +71,10 @@ def table(result: dict[str, Any]) -> str:
         ),
         f"floor: {result['floor']['weight_bytes'] / 1e6:,.0f} MB of weights and "
         f"{result['floor']['kv_bytes_per_token'] / 1e3:,.1f} kB per token of context, read at "
-        f"{gb:.1f} GB/s (drift {result['bandwidth']['drift']:+.1%})",
+        f"{gb:.1f} GB/s, the best of the run (readings differ by "
+        f"{result['bandwidth']['drift']:.1%})",
     ]
-    if abs(result["bandwidth"]["drift"]) > MOST_DRIFT:
+    if result["bandwidth"]["drift"] > MOST_DRIFT:
         lines.append("the bandwidth drifted: the machine was not idle, so do not rely on the times")
     for block in result["contexts"]:
         read = ", ".join(

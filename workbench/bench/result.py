@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,10 @@ def check_out(path: Path) -> None:
     The folder that it goes to is made if need be.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
+    writable = path if path.exists() else path.parent
+    if not os.access(writable, os.W_OK):
+        msg = f"--out {path}: {writable} may not be written to; say another place"
+        raise WorkbenchError(msg)
     if path.is_dir():
         msg = f"--out {path}: expected a file, got a folder; say {path / 'a.json'}"
         raise WorkbenchError(msg)

@@ -67,7 +67,9 @@ def _measure(folder: Path, ticks: int, cells: int) -> dict[str, Any]:
                 try:
                     session.push(row)
                 except wb.WorkbenchError:
-                    ended[session.name] = number  # evict ends where the model's positions do
+                    if session.overflow != "evict":
+                        raise
+                    ended[session.name] = number  # where the model's positions end
             if (number + 1) % max(1, ticks // 20) == 0:
                 for session in sessions:
                     session.flush()
@@ -110,9 +112,14 @@ def table(found: dict[str, Any]) -> str:
         ]
         for s in found["samples"]
     ]  # fmt: skip
+    ended = "".join(
+        f"\n{name} ended after {ticks:,} ticks, where the model's positions do"
+        for name, ticks in found["ended"].items()
+    )
     heads = ["ticks", "seconds", "resident MB", "free cells", "kept: rebuild", "evict", "answers"]
     return (
         f"{result.table(heads, lines)}\n\n{found['rebuilds']:,} windows rebuilt, "
         f"{found['background_tokens']:,} tokens of them in idle time beside "
         f"{found['ingested_tokens']:,} ingested; rows waited for a window {found['behind']:,} times"
+        f"{ended}"
     )

@@ -1,21 +1,26 @@
 """The least time an answer can take on a machine: the bytes it must read, at measured bandwidth.
 
-Every forward pass reads each weight once (but of the embedding table only a few rows) and the keys
-and values of every token before it. Arithmetic, writing and everything else count as free, so no
-engine gets below this.
+Every forward pass reads each weight once (but of the embedding table only a few rows, and of
+experts no more than one token has) and the keys and values of every token before it that a layer
+sees. Arithmetic, writing and everything else count as free, so no engine gets below this.
 """
 
 from __future__ import annotations
 
+import re
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from workbench.cells.tensors import LayerShape
+
+EXPERTS = re.compile(r"(^|\.)experts\.")  # names of weights that are read as tokens choose them
 NEIGHBOURS = 128  # bytes between two weights that are read as one
 SPELL = 3  # readings in a row; a process that has just been idle is slow for the first
 
@@ -26,25 +31,35 @@ class Floor:
 
     Attributes:
         weight_bytes: all weights that every forward uses.
-        kv_bytes_per_token: keys and values of one token, in all layers.
+        kv_bytes_per_token: keys and values of one token, in all layers that see every token.
+        windows: of layers that see the latest tokens alone, how many those are, and their keys' and
+            values' bytes of one token.
     """
 
     weight_bytes: int
     kv_bytes_per_token: int
+    windows: tuple[tuple[int, int], ...] = ()
 
     @classmethod
-    def of(cls, model: PreTrainedModel) -> Floor:
-        """The floor of a loaded transformers decoder."""
+    def of(cls, model: PreTrainedModel, layers: Iterable[LayerShape] | None = None) -> Floor:
+        """The floor of a loaded transformers decoder; ``layers`` are those that keep something,
+        as its configuration has them if not given."""
         config = model.config.get_text_config(decoder=True)
         table = next(model.get_input_embeddings().parameters())
         head = model.get_output_embeddings()
         is_tied = head is not None and any(p is table for p in head.parameters())
-        weights = [p for p in model.parameters() if p is not table or is_tied]
-        heads = config.num_key_value_heads
-        dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+        share = _share_of_experts(config)
+        weights = [
+            p.nbytes * (share if EXPERTS.search(name) else 1)
+            for name, p in model.named_parameters()
+            if p is not table or is_tied
+        ]
+        shapes = _shapes(config) if layers is None else list(layers)
+        sizes = [(shape.window, shape.bytes_per_cell(model.dtype)) for shape in shapes]
         return cls(
-            weight_bytes=sum(p.nbytes for p in weights),
-            kv_bytes_per_token=2 * config.num_hidden_layers * heads * dim * model.dtype.itemsize,
+            weight_bytes=int(sum(weights)),
+            kv_bytes_per_token=sum(size for window, size in sizes if window is None),
+            windows=tuple((window, size) for window, size in sizes if window is not None),
         )
 
     def bytes_read(self, context: int, question: int, forwards: int) -> int:
@@ -55,12 +70,33 @@ class Floor:
             question: tokens of the question, all run in the first forward.
             forwards: how many there are; each after the first adds one token.
         """
-        tokens = sum(context + question + step for step in range(forwards))
-        return forwards * self.weight_bytes + self.kv_bytes_per_token * tokens
+        tokens = [context + question + step for step in range(forwards)]
+        seen = sum(min(each, window) * size for each in tokens for window, size in self.windows)
+        return forwards * self.weight_bytes + self.kv_bytes_per_token * sum(tokens) + seen
 
     def ms(self, context: int, question: int, forwards: int, bandwidth: float) -> float:
         """The same in milliseconds, at ``bandwidth`` bytes per second."""
         return self.bytes_read(context, question, forwards) / bandwidth * 1e3
+
+
+def _share_of_experts(config: Any) -> float:
+    """Of a mixture's experts, those that one token has."""
+    names = ("num_local_experts", "num_experts", "n_routed_experts")
+    experts = next((found for name in names if (found := getattr(config, name, None))), None)
+    used = getattr(config, "num_experts_per_tok", None)
+    return min(1.0, used / experts) if experts and used else 1.0
+
+
+def _shapes(config: Any) -> list[LayerShape]:
+    """What each layer keeps, by a configuration."""
+    heads, queries = config.num_key_value_heads, config.num_attention_heads
+    dim = getattr(config, "head_dim", None) or config.hidden_size // queries
+    kinds = getattr(config, "layer_types", None) or ["full_attention"] * config.num_hidden_layers
+    window = getattr(config, "sliding_window", None)
+    return [
+        LayerShape(queries, heads, dim, dim, window if kind == "sliding_attention" else None)
+        for kind in kinds
+    ]
 
 
 def weights_bandwidth(

@@ -1,18 +1,19 @@
 """The same arrivals without sessions' machinery: one warm cache each, one request at a time.
 
 What a careful person writes with transformers alone: a `DynamicCache` per session, cropped after
-each question; whatever arrives joins one queue and is done in order. When a tick is in, its
-session's standing questions join the end of the queue, each at most once: like ours, they skip
-versions that nobody would see.
+each question. Questions go first, each after its session's rows, which are read in one forward;
+then the rows that wait longest; and when nothing else waits, standing questions, each at most once:
+like ours, they skip versions that nobody would see.
 """
 
 from __future__ import annotations
 
+import threading
 import time
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from queue import SimpleQueue
 from typing import Any, NamedTuple
 
 import torch
@@ -32,13 +33,12 @@ NAME = "transformers, one at a time"
 
 
 class _Request(NamedTuple):
-    """A tick with its ids, a question, or (``query`` >= 0) a standing question's turn."""
+    """A question or a tick; ``arrival`` is its index, ``ids`` are a tick's."""
 
     session: int
     what: What
-    arrival: int = -1  # its index
+    arrival: int
     ids: Sequence[int] = ()
-    query: int = -1
 
 
 class _Cache(Warm):
@@ -55,7 +55,7 @@ class _Cache(Warm):
 
 
 class _Alone:
-    """One thread's model, caches and queue."""
+    """One thread's model and caches, and what waits for it."""
 
     def __init__(
         self, folder: Path, dtype: torch.dtype, workload: Workload, due: Sequence[Arrival],
@@ -64,12 +64,15 @@ class _Alone:
         self.workload, self.due, self.material = workload, due, material
         self.tokens = Tokens(AutoTokenizer.from_pretrained(folder), [])
         self.log = Log(workload.seconds)
-        self.queue: SimpleQueue[_Request | None] = SimpleQueue()
+        self._news = threading.Condition()
+        self._asked: deque[_Request] = deque()
+        self._read: deque[_Request] = deque()  # ticks, of all sessions
+        self._standing: dict[tuple[int, int], None] = {}  # session and query, in order
+        self._ended = False
         self.question = self.tokens.question(material.question)
         self.flash = [self.tokens.question(words) for words in material.flash]
         self.choices = [self.tokens.choice(choice) for choice in material.choices]
         self.versions = [0] * workload.sessions
-        self.waiting: set[tuple[int, int]] = set()  # standing questions in the queue
         self.until = float("inf")
         self._ticks = iter(material.ticks)
         model = load_plain(folder, dtype)
@@ -78,30 +81,69 @@ class _Alone:
             cache.advance([*material.head, *self.tokens.data(text_of(rows))])
 
     def send(self, index: int, arrival: Arrival) -> None:
-        """Queue what is due; the rows are tokenized by whoever sends, as a session's are."""
+        """Note what is due; the rows are tokenized by whoever sends, as a session's are."""
         ids: Sequence[int] = ()
         if arrival.what is What.TICK:
             ids = self.tokens.data(text_of(next(self._ticks)))
-        self.queue.put(_Request(arrival.session, arrival.what, index, ids))
+        with self._news:
+            waiting = self._read if arrival.what is What.TICK else self._asked
+            waiting.append(_Request(arrival.session, arrival.what, index, ids))
+            self._news.notify()
+
+    def end(self) -> None:
+        """Nothing more comes: end once nothing waits."""
+        with self._news:
+            self._ended = True
+            self._news.notify()
 
     def serve(self, pace: Pace) -> None:
-        """Do one request after the other, until there is None or it is past ``until``."""
-        while (request := self.queue.get()) is not None and pace.now < self.until:
-            began = time.perf_counter()
-            kinds = self._flash(request, pace) if request.query >= 0 else self._one(request, pace)
-            self.log.ran(pace.now, time.perf_counter() - began, **kinds)
+        """Do one thing after the other, until nothing more comes or it is past ``until``."""
+        while True:
+            with self._news:
+                while not (self._asked or self._read or self._standing):
+                    if self._ended:
+                        return
+                    self._news.wait()
+                asked = self._asked.popleft() if self._asked else None
+                ticks = self._ticks_of(asked) if asked or self._read else []
+                standing = next(iter(self._standing), None)
+            if pace.now >= self.until:
+                return
+            if ticks:
+                self._timed(pace, self._take, ticks)
+            if asked is not None:
+                self._timed(pace, self._answer, asked)
+            elif not ticks and standing is not None:
+                del self._standing[standing]
+                self._timed(pace, self._flash, standing)
 
-    def _one(self, request: _Request, pace: Pace) -> dict[str, int]:
+    def _ticks_of(self, asked: _Request | None) -> list[_Request]:
+        """The rows that the question's session waits for; without one, whose have waited longest.
+
+        They are taken off what waits.
+        """
+        session = self._read[0].session if asked is None else asked.session
+        found = [tick for tick in self._read if tick.session == session]
+        self._read = deque(tick for tick in self._read if tick.session != session)
+        return found
+
+    def _timed(self, pace: Pace, do: Callable[[Any, Pace], dict[str, int]], what: Any) -> None:
+        began = time.perf_counter()
+        kinds = do(what, pace)
+        self.log.ran(pace.now, time.perf_counter() - began, **kinds)
+
+    def _take(self, ticks: list[_Request], pace: Pace) -> dict[str, int]:
+        session, ids = ticks[0].session, [token for tick in ticks for token in tick.ids]
+        self.caches[session].advance(ids)
+        for tick in ticks:
+            self.log.done[tick.arrival] = pace.now
+        self.versions[session] += len(ticks)
+        for query in range(len(self.flash)):
+            self._standing.setdefault((session, query))
+        return {"ingest": len(ids)}
+
+    def _answer(self, request: _Request, pace: Pace) -> dict[str, int]:
         cache, index = self.caches[request.session], request.arrival
-        if request.what is What.TICK:
-            cache.advance(request.ids)
-            self.log.done[index] = pace.now
-            self.versions[request.session] += 1
-            for query in range(len(self.flash)):
-                if (request.session, query) not in self.waiting:
-                    self.waiting.add((request.session, query))
-                    self.queue.put(_Request(request.session, What.CHOICES, query=query))
-            return {"ingest": len(request.ids)}
         if request.what is What.CHOICES:
             cache.choose(self.question, self.choices)
             self.log.done[index] = self.log.first[index] = pace.now
@@ -112,11 +154,11 @@ class _Alone:
         self.log.done[index] = began + reply.total_ms / 1e3
         return {"question": len(self.question), "decode": self.workload.answer_tokens - 1}
 
-    def _flash(self, request: _Request, pace: Pace) -> dict[str, int]:
-        self.waiting.discard((request.session, request.query))
-        version, question = self.versions[request.session], self.flash[request.query]
-        self.caches[request.session].choose(question, self.choices)
-        self.log.flash.append(FlashDone(pace.now, request.session, request.query, version))
+    def _flash(self, standing: tuple[int, int], pace: Pace) -> dict[str, int]:
+        session, query = standing
+        question = self.flash[query]
+        self.caches[session].choose(question, self.choices)
+        self.log.flash.append(FlashDone(pace.now, session, query, self.versions[session]))
         return {"flash": len(question)}
 
 
@@ -150,7 +192,7 @@ def run(
             alone.until = 0.0  # do not finish what is queued
             raise
         finally:
-            alone.queue.put(None)
+            alone.end()
         serving.result()
         others = neighbours.share()
     alone.log.close(len(due), pace.now)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ DESCRIPTION = (
 SIMULATED = "simulated"
 WATERMARK = 4096  # as a live run's, where there was none
 DRAIN_S = 60.0
+MOST_ERROR = 0.25  # of predicted step times, beyond which a simulation says so
 
 ARRIVALS = {
     "sessions": "how many are open",
@@ -128,6 +130,9 @@ def run(options: argparse.Namespace, command: str) -> int:
         out.parent.mkdir(parents=True, exist_ok=True)
         out.write_text(json.dumps(result, indent=1) + "\n")
         print(f"written to {out}")
+    if result.get("alone_failed"):
+        print(f"the plain loop did not finish: {result['alone_failed']}", file=sys.stderr)
+        return 1
     return 0
 
 
@@ -161,6 +166,7 @@ def simulated(workload: Workload, cost: Path | None, drain: float, command: str)
         "limits": dataclasses.asdict(limits),
         "cost": model.coefficients,
         "cost_of": lived.get("command", "made up"),
+        "cost_error_p50": lived["systems"][0].get("step_prediction_error_p50") if lived else None,
         "same_arrivals": same,
         "systems": [*(lived["systems"] if same else ()), {"system": SIMULATED, **found}],
     }
@@ -183,6 +189,13 @@ def _read(path: Path) -> dict[str, Any]:
 
 def _cost_text(result: dict[str, Any]) -> str:
     cost = result["cost"]
+    others = ""
+    error = result.get("cost_error_p50")
+    if error is not None and error > MOST_ERROR:
+        others = (
+            f"; it was off by {error:.0%} in the median step of the live run, so mind the order of "
+            "things here, not the milliseconds"
+        )
     text = (
         f"{cost['base'] * 1e3:.2f} ms + {cost['per_token'] * 1e6:.1f} us per token + "
         f"{cost['per_read'] * 1e9:.2f} ns per token and cell it reads; "
@@ -190,5 +203,6 @@ def _cost_text(result: dict[str, Any]) -> str:
     )
     if "cost_of" not in result:
         return text
-    others = "" if result["same_arrivals"] or result["cost_of"] == "made up" else "; other arrivals"
+    if not result["same_arrivals"] and result["cost_of"] != "made up":
+        others += "; other arrivals"
     return f"{text} ({result['cost_of']}{others})"

@@ -81,12 +81,16 @@ def run(
         ours, known = _ours(folder, workload, options, due, material, progress=progress)
         gc.collect()  # the engine's weights and cells, before anyone else has any
         systems = [ours]
+        failed = None
         if options.alone:
             dtype = getattr(torch, known["model"]["dtype"])
-            systems.append(
-                alone.run(folder, dtype, workload, due, material,
-                          drain=options.drain, progress=progress)
-            )  # fmt: skip
+            try:
+                systems.append(
+                    alone.run(folder, dtype, workload, due, material,
+                              drain=options.drain, progress=progress)
+                )  # fmt: skip
+            except (Exception, KeyboardInterrupt) as error:  # ours has been measured all the same
+                failed = repr(error)
     return {
         "benchmark": "sessions",
         "command": command,
@@ -98,6 +102,7 @@ def run(
         "drain": options.drain,
         "watermark": WATERMARK,
         **known,
+        "alone_failed": failed,
         "systems": systems,
     }
 

@@ -102,11 +102,21 @@ def summary(due: Sequence[Arrival], log: Log, *, sessions: int, flash: int) -> d
 
 
 def _times(values: Iterable[float]) -> Times:
-    """Percentiles by nearest rank, the largest, and how many there are."""
+    """Percentiles by nearest rank, the largest, and how many there are.
+
+    Of too few values a percentile would be the largest by another name, and is None.
+    """
     found = sorted(values)
+    enough = {
+        name: bool(found) and (share == 0.5 or len(found) * (1 - share) >= 1 - 1e-9)
+        for name, share in SHARES.items()
+    }
     return {
         "count": len(found),
-        **{name: percentile(found, share) if found else None for name, share in SHARES.items()},
+        **{
+            name: percentile(found, share) if enough[name] else None
+            for name, share in SHARES.items()
+        },
         "max": found[-1] if found else None,
     }
 

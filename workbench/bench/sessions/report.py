@@ -16,6 +16,7 @@ QUANTITIES = {
     "flash_age": "flash age, visible ticks",
     "flash_age_arrived": "flash age, arrived ticks",
 }
+COLUMNS = ("p50", "p95", "p99", "max")  # blank where there are too few for one
 KINDS = ("ingest", "question", "decode", "flash")
 
 
@@ -51,7 +52,8 @@ def table(workload: Mapping[str, Any], systems: Sequence[Mapping[str, Any]]) -> 
             times = system[quantity]
             if times["max"] is None:
                 continue  # there was none
-            values = "".join(f"{_number(times[k]):>10}" for k in ("p50", "p95", "p99", "max"))
+            shown_of = ("" if times[k] is None else _number(times[k]) for k in COLUMNS)
+            values = "".join(f"{value:>10}" for value in shown_of)
             count = f"{times['count']:,}" if "count" in times else ""
             lines.append(f"{shown:<28}{system['system']:<{width}}{values}{count:>9}")
             shown = ""
