@@ -3,6 +3,7 @@
 import asyncio
 import datetime as dt
 import threading
+import traceback
 from pathlib import Path
 
 import pandas as pd
@@ -17,6 +18,7 @@ from workbench.errors import (
     RowError,
     SessionClosed,
     TickDropped,
+    WorkbenchError,
 )
 from workbench.testing import assert_recomputes, run_until_idle, tiny_model
 
@@ -432,3 +434,53 @@ def test_a_stopped_stream_is_not_shown_as_failed(engine, monkeypatch):
     with pytest.raises(RowError):
         session.stream([BARS[0], {"o": 1.0}]).wait(30)
     assert ends[1] == (1, 2)
+
+
+def test_nobody_waits_in_the_engines_own_thread(engine):
+    session = engine.open("s", cells=400, max_pending=1)
+    query = session.flash("up?", choices=["up", "down"])
+    session.push("one").wait(60)
+    query.wait(60)
+    refused, done = [], threading.Event()
+
+    def note(event):
+        if isinstance(event, wb.events.Committed) and not done.is_set():
+            acts = [lambda: session.ask("what?", max_tokens=2), lambda: query.wait(),
+                    lambda: list(session.ask_start("what?", max_tokens=2)),
+                    lambda: [session.push("more") for _ in range(2)],
+                    lambda: session.push("more").wait()]  # fmt: skip
+            for act in acts:
+                try:
+                    act()
+                except WorkbenchError as error:
+                    refused.append(str(error))
+            done.set()
+
+    engine.events.subscribe(note)
+    session.push("two").wait(60)
+    assert done.wait(60)
+    assert len(refused) == 5 and all("engine's own thread" in text for text in refused)
+    assert session.ask("what?", max_tokens=2).done  # elsewhere it goes on
+
+
+def test_an_error_that_is_raised_again_does_not_grow(make_engine):
+    engine = make_engine(start=False)
+    engine.close()
+    lengths = []
+    for _ in range(20):
+        try:
+            engine.generate("what?")
+        except WorkbenchError as error:
+            lengths.append(len(traceback.extract_tb(error.__traceback__)))
+    assert len(lengths) == 20 and len(set(lengths)) == 1
+
+
+def test_who_gives_up_waiting_is_told_what_became_of_the_question(make_engine):
+    session = make_engine(start=False).open("s", cells=100)
+    session.push("row")
+    said = r"no answer after 0.01 s; the question was cancelled"
+    with pytest.raises(TimeoutError, match=said):
+        session.ask("what?", timeout=0.01)
+    with pytest.raises(TimeoutError, match=said):
+        asyncio.run(session.ask_async("what?", timeout=0.01))
+    assert not session.ingest.questions

@@ -12,7 +12,7 @@ from typing import Any
 
 from workbench.errors import Cancelled
 from workbench.moment import Moment
-from workbench.waiting import Completion
+from workbench.waiting import Completion, check_may_wait
 
 _EMPTY: array[int] = array("i")
 _QUIET = threading.Condition()  # of every answer that has ended: nothing more will come
@@ -146,12 +146,13 @@ class Answer(Completion):
             elif done:
                 break
             else:
+                check_may_wait()
                 new_text = self._new_text  # which another takes the place of at the end
                 with new_text:
                     if not self.done and len(self.text) == sent:
                         new_text.wait()
         if self.error is not None and not isinstance(self.error, Cancelled):
-            raise self.error
+            raise self.error.with_traceback(None)
 
     async def __aiter__(self) -> AsyncIterator[str]:
         sent = 0
@@ -166,7 +167,7 @@ class Answer(Completion):
             else:
                 await asyncio.sleep(0.005)
         if self.error is not None and not isinstance(self.error, Cancelled):
-            raise self.error
+            raise self.error.with_traceback(None)
 
     def __await__(self) -> Generator[Any, None, Answer]:
         return self._result().__await__()

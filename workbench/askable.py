@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import time
 from collections.abc import Callable, Sequence
@@ -10,7 +9,7 @@ from numbers import Integral
 from typing import TYPE_CHECKING, Any
 
 from workbench.answer import Answer
-from workbench.asking import closed_answers, stops
+from workbench.asking import closed_answers, result_of, result_of_async, stops
 from workbench.backtest import Backtest
 from workbench.engine.questions import answered
 from workbench.engine.sampler import Sampling
@@ -85,19 +84,13 @@ class Askable:
             question, choices=choices, max_tokens=max_tokens, stop=stop, temperature=temperature,
             top_p=top_p, seed=seed, at=at, fresh=fresh,
         )  # fmt: skip
-        try:
-            return answer.result(timeout)
-        except TimeoutError:
-            answer.cancel()
-            raise
+        return result_of(answer, timeout)
 
     async def ask_async(self, question: str, **options: Any) -> Answer:
         """`ask` for a coroutine; cancelling the coroutine cancels the question."""
         timeout = options.pop("timeout", None)
         answer = self.ask_start(question, **options)
-        if timeout is None:
-            return await answer
-        return await asyncio.wait_for(answer._result(), timeout)
+        return await result_of_async(answer, timeout)
 
     def ask_start(
         self,
@@ -131,7 +124,7 @@ class Askable:
         answer.asked_at, answer.at = asked_at, then
         work = Question(
             self.engine.core.next_id(), Kind.QUESTION, self.ingest, answer, self._words(question),
-            sampling, [self.engine.tokens.choice(c) for c in closed], list(closed), after=pushed,
+            sampling, self.engine.tokens.choices(closed), list(closed), after=pushed,
             at=then,
         )  # fmt: skip
         answer.asks_with(work.ids, lambda: self._cancel(work.work))
@@ -162,7 +155,7 @@ class Askable:
         sampling = Sampling(max_tokens, stops(stop))
         query = FlashQuery(
             name or question, self.ingest, self.engine.board, question, self._words(question),
-            closed, [self.engine.tokens.choice(c) for c in closed], sampling, on_change,
+            closed, self.engine.tokens.choices(closed), sampling, on_change,
         )  # fmt: skip
         self.engine.board.add(query)
         return query
@@ -221,7 +214,7 @@ class Askable:
         sampling, closed = Sampling(max_tokens, stops(stop)), closed_answers(choices)
         test = Backtest(
             self.engine, self.ingest, question, self._words(question), closed,
-            [self.engine.tokens.choice(c) for c in closed], sampling, int(every),
+            self.engine.tokens.choices(closed), sampling, int(every),
             None if start is None else int(start), None if end is None else int(end),
         )  # fmt: skip
         test.begin_after(self.ingest.ticks.last(from_stream=False))
@@ -251,11 +244,7 @@ class Askable:
         """
         answer = self.ask_stateless_start(question, choices=choices, max_tokens=max_tokens,
                                           stop=stop)  # fmt: skip
-        try:
-            return answer.result(timeout)
-        except TimeoutError:
-            answer.cancel()
-            raise
+        return result_of(answer, timeout)
 
     def ask_stateless_start(
         self,
@@ -273,7 +262,7 @@ class Askable:
         context, now = self.engine.call(lambda: (self.ingest.visible(), self.ingest.now))
         work = Question(
             self.engine.core.next_id(), Kind.QUESTION, None, answer, [*context, *words], sampling,
-            [self.engine.tokens.choice(c) for c in closed], list(closed), as_of=now, reuse=False,
+            self.engine.tokens.choices(closed), list(closed), as_of=now, reuse=False,
         )  # fmt: skip
         answer.stateless, answer.context = True, len(context)
         answer.asks_with(work.ids, lambda: self._cancel(work.work))

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterable, Sequence
 
+from workbench.answer import Answer
 from workbench.errors import QuestionError
 
 
@@ -16,6 +18,33 @@ def stops(stop: str | Sequence[str] | None) -> tuple[str, ...]:
     if stop is None:
         return ()
     return (stop,) if isinstance(stop, str) else _texts(stop, f"stop={stop!r}: expected texts")
+
+
+def result_of(answer: Answer, timeout: float | None) -> Answer:
+    """The complete answer; a question that takes too long is cancelled.
+
+    Raises:
+        TimeoutError: it took longer. Else what ended it.
+    """
+    try:
+        return answer.result(timeout)
+    except TimeoutError:
+        answer.cancel()
+        raise _too_late(timeout) from None
+
+
+async def result_of_async(answer: Answer, seconds: float | None) -> Answer:
+    """The same for a coroutine; cancelling the coroutine cancels the question."""
+    if seconds is None:
+        return await answer
+    try:
+        return await asyncio.wait_for(answer._result(), seconds)
+    except TimeoutError:
+        raise _too_late(seconds) from None
+
+
+def _too_late(timeout: float | None) -> TimeoutError:
+    return TimeoutError(f"no answer after {timeout} s; the question was cancelled")
 
 
 def closed_answers(choices: Sequence[str] | None) -> tuple[str, ...]:

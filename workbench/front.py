@@ -8,8 +8,9 @@ import functools
 import operator
 import threading
 import weakref
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
@@ -41,7 +42,14 @@ from workbench.tick import OnFull
 
 DEFAULT_BUDGET = 16_384
 
+T = TypeVar("T")
+
 _engines: list[weakref.ref[Engine]] = []  # of this process, in the order they were opened
+
+
+def _each(act: Callable[[T], object], things: list[T]) -> None:
+    for thing in things:
+        act(thing)
 
 
 class Engine(StatelessEngine):
@@ -51,7 +59,8 @@ class Engine(StatelessEngine):
         model: None for the embedded default, a Hugging Face id, a folder written by
             ``save_pretrained``, or a loaded ``(model, tokenizer)`` pair, whose bfloat16 products
             are packed in place where the compiled CPU kernel is in use: it still computes the
-            same and saves the same, but without gradients.
+            same and saves the same, but without gradients. Outside the engine it runs again after
+            ``model.set_attn_implementation("sdpa")``, once the engine is closed.
         cells: size of the pool in tokens; None takes 65,536, or what half of the available memory
             holds if that is less; on a GPU nine tenths of what is free after the weights.
         dtype: "auto" (bfloat16 where the CPU multiplies it in hardware, else float32),
@@ -180,11 +189,12 @@ class Engine(StatelessEngine):
                                    on_full, max_pending)  # fmt: skip
         _check_wait(wait)
         if wait is False:
-            return self._opened(self.call(lambda: self.admission.open(spec)), prompt, columns)
+            return self._opened(self._called(lambda: self.admission.open(spec),
+                                             self.admission.close), prompt, columns)  # fmt: skip
         if self._thread is threading.current_thread():
             msg = "open(wait=...) would stop the engine's own thread; open it from another"
             raise WorkbenchError(msg)
-        opening = self.call(lambda: self.admission.queue(spec))
+        opening = self._called(lambda: self.admission.queue(spec), self.admission.cancel)
         self.wake()
         try:
             opening.join(None if wait is True else wait)
@@ -208,10 +218,12 @@ class Engine(StatelessEngine):
         if wait is False:
             return self.open(name, **options)
         spec, columns = self._spec(name, **options)
-        opening = self.call(lambda: self.admission.queue(spec))
+        opening = self._called(lambda: self.admission.queue(spec), self.admission.cancel)
         self.wake()
         try:
-            await asyncio.wait_for(opening.join_async(), None if wait is True else wait)
+            if not opening.done:
+                await asyncio.wait_for(opening.join_async(), None if wait is True else wait)
+            opening.join(0)
         except TimeoutError:
             self._leave_line(opening)
             raise self._no_cells(spec, wait) from None
@@ -227,6 +239,19 @@ class Engine(StatelessEngine):
             f"{self.call(self.admission.room):,} can be promised now; close a session, or wait "
             "longer"
         )
+
+    def _called(self, make: Callable[[], T], undo: Callable[[T], object]) -> T:
+        """What ``make`` gives in the engine's thread; an interrupt takes that back."""
+        made: list[T] = []
+        try:
+            self.call(lambda: made.append(make()))
+        except Exception:
+            raise
+        except BaseException:
+            if not self.closed:
+                self.post(functools.partial(_each, undo, made))
+            raise
+        return made[0]
 
     def _leave_line(self, opening: Opening) -> None:
         if not self.closed:

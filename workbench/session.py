@@ -177,7 +177,7 @@ class Session(Askable):
         if last is not None:
             last.join(timeout)
         if self.error is not None:
-            raise self.error
+            raise self.error.with_traceback(None)
         return self.version
 
     def retry(self) -> None:

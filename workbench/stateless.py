@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
 from typing import Any
 
 from workbench.answer import Answer
-from workbench.asking import closed_answers, stops
+from workbench.asking import closed_answers, result_of, result_of_async, stops
 from workbench.engine.engine import StepEngine
 from workbench.engine.sampler import Sampling
 from workbench.engine.work import Question
@@ -46,17 +45,13 @@ class StatelessEngine(StepEngine):
             prompt, choices=choices, max_tokens=max_tokens, stop=stop, temperature=temperature,
             top_p=top_p, seed=seed,
         )  # fmt: skip
-        try:
-            return answer.result(timeout)
-        except TimeoutError:
-            answer.cancel()
-            raise
+        return result_of(answer, timeout)
 
     async def generate_async(self, prompt: str, **options: Any) -> Answer:
         """`generate` for a coroutine; cancelling the coroutine cancels the request."""
         timeout = options.pop("timeout", None)
         answer = self.generate_start(prompt, **options)
-        return await asyncio.wait_for(answer._result(), timeout)
+        return await result_of_async(answer, timeout)
 
     def generate_start(
         self,
@@ -79,7 +74,7 @@ class StatelessEngine(StepEngine):
         sampling = Sampling(max_tokens, stops(stop), temperature, top_p, seed)
         question = Question(
             self.core.next_id(), Kind.QUESTION, None, answer, self.tokens.prompt(prompt), sampling,
-            [self.tokens.choice(c) for c in closed], list(closed),
+            self.tokens.choices(closed), list(closed),
         )  # fmt: skip
 
         answer.context = len(question.ids)

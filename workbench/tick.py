@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection, Generator, Sequence
 from typing import Any, Literal
 
 from workbench.errors import QueueFull, SessionClosed, TickDropped
-from workbench.waiting import Completion
+from workbench.waiting import Completion, check_may_wait
 
 OnFull = Literal["block", "raise", "drop_oldest"]
 
@@ -118,9 +118,10 @@ class TickQueue:
                     self.dropped_rows += old.rows
                     dropped.append(old)
                 else:
+                    check_may_wait()
                     self._changed.wait()
             if self._refusal:
-                raise self._refusal
+                raise self._refusal.with_traceback(None)
             self._ticks.append(tick)
             self.rows += tick.rows
             self.tokens += tick.num_tokens

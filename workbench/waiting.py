@@ -9,11 +9,31 @@ from collections.abc import Callable, Generator
 from concurrent.futures import ThreadPoolExecutor, wait
 from typing import Any, TypeVar
 
-from workbench.errors import warn
+from workbench.errors import WorkbenchError, warn
 
 T = TypeVar("T")
 
+_engine = threading.local()  # of whose thread this is
+
 WATCH_S = 0.2  # seconds between two looks at what runs aside
+
+
+def in_engine_thread() -> None:
+    """This thread is an engine's: `check_may_wait` refuses here from now on."""
+    _engine.here = True
+
+
+def check_may_wait() -> None:
+    """Raise `WorkbenchError` in an engine's own thread, where events and callbacks run.
+
+    What it would wait for may be this very thread's to do, and all sessions would stand still.
+    """
+    if getattr(_engine, "here", False):
+        msg = (
+            "this would wait in the engine's own thread, where events and callbacks run, and stop "
+            "all its sessions; start it there (ask_start, push) and wait in another thread"
+        )
+        raise WorkbenchError(msg)
 
 
 def aside(function: Callable[[], T], watch: Callable[[float], None] | None = None) -> T:
@@ -97,13 +117,16 @@ class Completion:
         """Block until the end; then raise its error, if any.
 
         Raises:
-            TimeoutError: ``timeout`` seconds have passed; the work itself goes on.
+            TimeoutError: ``timeout`` seconds have passed; the work itself goes on. WorkbenchError:
+                this is the engine's own thread, and it is not done.
         """
+        if not self.done:
+            check_may_wait()
         if not self._finished.wait(timeout):
             msg = f"not done after {timeout} s; it goes on, wait again or cancel it"
             raise TimeoutError(msg)
         if self.error is not None:
-            raise self.error
+            raise self.error.with_traceback(None)  # it may be raised again and again
 
     async def join_async(self) -> None:
         """The same for a coroutine; never blocks the loop."""
@@ -122,7 +145,7 @@ class Completion:
             self.when_done(wake)
             await future
         if self.error is not None:
-            raise self.error
+            raise self.error.with_traceback(None)
 
     def __await__(self) -> Generator[Any, None, Any]:
         return self._result().__await__()

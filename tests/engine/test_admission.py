@@ -441,3 +441,29 @@ def test_an_evaluation_under_way_does_not_keep_a_session_that_is_to_leave(make_e
     assert asked.done and two.resident and not endless.done
     run_until_idle(engine)
     check_books(engine)
+
+
+@pytest.mark.parametrize("wait", [False, True])
+def test_an_opening_that_is_interrupted_leaves_nothing_behind(still, monkeypatch, wait):
+    room = still.admission.room()
+    call = still.call
+
+    def interrupted(function):
+        call(function)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(still, "call", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            still.open("s", cells=300, wait=wait)
+    run_until_idle(still)
+    assert still.admission.room() == room and not still.sessions
+    assert still.open("s", cells=300).cells_used == 0
+    check_books(still)
+
+
+def test_a_coroutine_that_does_not_wait_gets_cells_that_are_there(make_engine):
+    engine = make_engine(cells=1200, watermark=200)
+    assert asyncio.run(engine.open_async("s", cells=300, wait=0)).name == "s"
+    with pytest.raises(TimeoutError, match="waited 0 s for 900 cells"):
+        asyncio.run(engine.open_async("t", cells=900, wait=0))

@@ -124,3 +124,14 @@ def test_a_stream_only_grows_and_never_shows_a_stop(text, stops):
     else:
         assert not any(s in stream.text for s in stops)
         assert text.startswith(stream.text)
+
+
+def test_a_choice_that_begins_another_is_meant_with_its_end():
+    made = tokens()
+    yes, no = made.choices(["yes", "no"])
+    assert made.text(yes) == "yes" and 257 not in [*yes, *no]
+    found = made.choices(["10", "1", "2"])
+    assert [ids[-1] for ids in found] == [257] * 3
+    assert [ids[:-1] for ids in found] == [made.choice(text) for text in ("10", "1", "2")]
+    endless = Tokens(byte_tokenizer(None), [])
+    assert endless.choices(["1", "10"]) == [endless.choice("1"), endless.choice("10")]

@@ -1,15 +1,19 @@
 """Standing questions: newest version wins, superseded work is dropped, a matching ask is free."""
 
+import gc
 import threading
+import time
+import weakref
 
 import polars as pl
 import pytest
 
+import workbench as wb
 from workbench.errors import QuestionError, SessionClosed
 from workbench.events import FlashAnswered
 from workbench.flash.board import MAX_DROPS_IN_A_ROW
 from workbench.scheduler.scheduler import StepLimits
-from workbench.testing import assert_recomputes, run_until_idle
+from workbench.testing import assert_recomputes, run_until_idle, tiny_model
 
 
 @pytest.fixture
@@ -267,3 +271,44 @@ def test_who_waits_gets_the_evaluation_under_way_not_the_error_of_one_before(sti
         query.wait(0.01)
     run_until_idle(still)
     assert query.error is None and query.wait(1).version == 2
+
+
+def test_a_callback_keeps_no_engine_alive():
+    def used():
+        engine = wb.Engine((model, tokenizer), cells=600)
+        called = threading.Event()
+        session = engine.open("s", cells=300)
+        session.flash("up?", choices=["up", "down"], on_change=lambda _: called.set())
+        session.push("row").wait(60)
+        assert called.wait(60)
+        return weakref.ref(engine), engine.board._caller
+
+    model, tokenizer = tiny_model()
+    engine, thread = used()
+
+    deadline = time.monotonic() + 20
+    while (engine() is not None or thread.is_alive()) and time.monotonic() < deadline:
+        gc.collect()
+    assert engine() is None and not thread.is_alive()
+
+
+def test_a_callback_may_fail_on_another_engine_and_is_called_again(still, make_engine, capfd):
+    session, other = still.open("s", cells=400), make_engine(start=False).open("t", cells=100)
+    other.engine.close()
+    calls = []
+
+    def alert(query):
+        calls.append(query.version)
+        other.push("it moved")
+
+    query = session.flash("what?", max_tokens=3, on_change=alert)
+    texts, deadline = set(), time.monotonic() + 20
+    for row in ("row 1", "another row", "and a third 3"):
+        session.push(row)
+        run_until_idle(still)
+        texts.add(query.answer.text)
+        while len(calls) < len(texts) and time.monotonic() < deadline:
+            time.sleep(0.001)
+    assert len(calls) == len(texts) > 1
+    said = capfd.readouterr().err
+    assert said.count("on_change of flash query 'what?' raised EngineClosed") == len(calls)

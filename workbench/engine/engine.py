@@ -29,6 +29,7 @@ from workbench.events import Planned, StepShare
 from workbench.scheduler.cost import CostModel
 from workbench.scheduler.plan import Phase, Plan, Slice
 from workbench.scheduler.scheduler import Scheduler, StepLimits
+from workbench.waiting import in_engine_thread
 
 T = TypeVar("T")
 
@@ -207,14 +208,14 @@ class StepEngine:
         """
         with self._gate:
             if self._closed:
-                raise self._closed
+                raise self._closed.with_traceback(None)
             self._inbox.append(command)
         self._wake.set()
 
     def call(self, function: Callable[[], T]) -> T:
         """Run a function in the engine thread and return what it returns."""
         if self._closed is not None and self._thread is not threading.current_thread():
-            raise self._closed
+            raise self._closed.with_traceback(None)
         if self._thread is None or self._thread is threading.current_thread():
             return function()
         future: Future[T] = Future()
@@ -231,9 +232,9 @@ class StepEngine:
                 return future.result(timeout=1.0)
             except TimeoutError:
                 if future.done():
-                    raise
+                    return future.result()
                 if self._closed and not self._thread.is_alive():
-                    raise self._closed from None
+                    raise self._closed.with_traceback(None) from None
 
     def wake(self) -> None:
         """There is something new to run."""
@@ -289,6 +290,7 @@ def _run(ref: weakref.ref[StepEngine], wake: threading.Event) -> None:
 
     It holds the engine only while it steps, so an engine nobody names any more is collected.
     """
+    in_engine_thread()
     while True:
         engine = ref()
         if engine is None:

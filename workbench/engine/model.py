@@ -71,8 +71,9 @@ def _attention(
     """What transformers calls in every attention layer; shapes ``[1, heads, tokens, dim]``."""
     if workbench_step is None:
         msg = (
-            f"{type(module).__name__} does not pass keyword arguments on to its attention, which "
-            "is how the engine's batch travels; such models cannot be run"
+            f"{type(module).__name__} was called without the engine's batch: either the model "
+            "does not pass keyword arguments on to its attention, and cannot be run, or an engine "
+            "has it; after closing that, model.set_attn_implementation('sdpa') gives it back"
         )
         raise UnsupportedModel(msg)
     if getattr(module, "is_causal", True) is False:

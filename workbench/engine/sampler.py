@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import dataclass
-from numbers import Real
+from numbers import Integral, Real
 from pathlib import Path
 
 import torch
@@ -40,14 +40,17 @@ class Sampling:
                 msg = f"{name}={getattr(self, name)!r}: expected {what}"
                 raise QuestionError(msg)
 
-        whole = isinstance(self.max_tokens, int) and not isinstance(self.max_tokens, bool)
+        whole = isinstance(self.max_tokens, Integral) and not isinstance(self.max_tokens, bool)
+        seeded = isinstance(self.seed, Integral) and -(2**63) <= self.seed < 2**64
         expect(whole and self.max_tokens >= 1, "max_tokens", "a whole number of at least 1")
         expect(all(isinstance(s, str) and s for s in self.stop), "stop", "non-empty texts")
         warm = isinstance(self.temperature, Real) and 0 <= self.temperature < math.inf
         expect(warm, "temperature", "a number of at least 0")
         expect(isinstance(self.top_p, Real) and 0 < self.top_p <= 1, "top_p", "a number in (0, 1]")
-        seeds = self.seed is None or (isinstance(self.seed, int) and -(2**63) <= self.seed < 2**64)
+        seeds = self.seed is None or seeded
         expect(seeds, "seed", "a whole number of at most 64 bits, or None")
+        object.__setattr__(self, "max_tokens", int(self.max_tokens))  # numpy's whole numbers too
+        object.__setattr__(self, "seed", None if self.seed is None else int(self.seed))
 
 
 class Sampler:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from bisect import bisect_left
+from collections.abc import Sequence
 from typing import Any
 
 from workbench.errors import QuestionError, RowError
@@ -29,6 +30,7 @@ class Tokens:
         # must not flip it on the same one.
         self._plain = copy.deepcopy(tokenizer)
         self.eos_ids = frozenset(eos_ids)
+        self._end = eos_ids[:1]
         self._tail = self._split_template(with_prompt=False)[-1]
 
     def head(self, prompt: str | None) -> list[int]:
@@ -82,6 +84,13 @@ class Tokens:
             msg = "the question is empty; expected some words"
             raise QuestionError(msg)
         return [*self.data(words), *self._parse(self._tail)]
+
+    def choices(self, texts: Sequence[str]) -> list[list[int]]:
+        """Ids of closed answers. Where one is how another begins, each is meant with its end: else
+        the shorter one could only be likelier."""
+        found = [self.choice(text) for text in texts]
+        begins = any(a is not b and b[: len(a)] == a for a in found for b in found)
+        return [[*ids, *self._end] for ids in found] if begins else found
 
     def choice(self, text: str) -> list[int]:
         """Ids of one closed answer, as it would follow the question."""

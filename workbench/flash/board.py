@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import queue
 import threading
+import weakref
 from collections import defaultdict
 
 from workbench.answer import Answer
 from workbench.engine.engine import StepEngine
 from workbench.engine.work import Ingest, Question
-from workbench.errors import Cancelled, EngineClosed, warn
+from workbench.errors import Cancelled, warn
 from workbench.events import FlashAnswered
 from workbench.flash.query import FlashQuery
 from workbench.scheduler.scheduler import Kind
@@ -32,6 +33,7 @@ class FlashBoard:
         self._drops: dict[FlashQuery, int] = {}
         self._calls: queue.SimpleQueue[FlashQuery | None] = queue.SimpleQueue()
         self._caller: threading.Thread | None = None
+        weakref.finalize(self, self._calls.put, None)  # the thread that runs callbacks ends with it
         engine.ingestion.after_commit.append(self.refresh)
         engine.windows.after_move.append(self.refresh)
 
@@ -156,7 +158,8 @@ def _run_callbacks(calls: queue.SimpleQueue[FlashQuery | None]) -> None:
         assert query.on_change is not None
         try:
             query.on_change(query)
-        except EngineClosed:
-            return
         except Exception as error:
-            warn(f"on_change of flash query {query.name!r} raised {error!r}; it stays registered")
+            if not query.session.closed:
+                name = query.name
+                warn(f"on_change of flash query {name!r} raised {error!r}; it stays registered")
+        del query  # whoever waits for the next one holds no engine

@@ -11,6 +11,7 @@ from workbench.answer import Answer
 from workbench.engine.sampler import Sampling
 from workbench.engine.work import Ingest
 from workbench.errors import SessionClosed
+from workbench.waiting import check_may_wait
 
 if TYPE_CHECKING:
     import polars as pl
@@ -163,6 +164,8 @@ class FlashQuery:
             gone = self.removed or self.session.closed
             return self.version >= target or gone or self.error is not None
 
+        if not ready():
+            check_may_wait()
         with self._changed:
             if not self._changed.wait_for(ready, timeout):
                 msg = f"flash query {self.name!r} has no answer after {timeout} s; it goes on"
@@ -170,7 +173,7 @@ class FlashQuery:
         if self.answer is not None and self.version >= target:
             return self.answer
         if self.error is not None:
-            raise self.error
+            raise self.error.with_traceback(None)
         end = "its session is closed" if self.session.closed else "it was removed"
         msg = f"flash query {self.name!r} will have no newer answer: {end}"
         raise SessionClosed(msg)
