@@ -67,7 +67,8 @@ class Askable:
         Args:
             question: the words; it leaves no trace in the session.
             choices: closed answers; all are scored in one forward, and the answer carries a
-                probability for each.
+                probability for each. Where one begins another ("1", "10"), each is scored with the
+                end of the reply.
             max_tokens, stop: where an open answer ends.
             temperature, top_p, seed: 0 is greedy; a seed makes sampling repeatable.
             at: as of an earlier moment: ``wb.row(500)`` (or 500) after the first 500 rows,
