@@ -148,6 +148,21 @@ STAGES = (
         more={"last": 0.3, "trend": 0.35, "level": 0.2},
     ),
     *_growing(2.60, 2.70, 2.74),
+    # A few rows back, by itself: what stood there, and which way it went since; farther back; then
+    # a value against a number, by itself; and all again.
+    Stage(
+        2.79, batch=8, context=128, branches=512, max_k=3, names=0.2, several=0.4,
+        rates=(0.33, 0.33), more={"ago": 0.35, "trend": 0.3, "level": 0.12, "last": 0.1},
+    ),
+    Stage(
+        2.86, batch=8, context=256, branches=512, max_k=10, names=0.2, several=0.5,
+        rates=(0.33, 0.33), more={"ago": 0.25, "trend": 0.35, "level": 0.15, "last": 0.1},
+    ),
+    Stage(
+        2.92, batch=8, context=256, branches=512, names=0.2, several=0.5, rates=(0.33, 0.33),
+        more={"level": 0.6, "trend": 0.1, "last": 0.12},
+    ),
+    *_growing(3.00, 3.05, 3.08),
 )
 # fmt: on
 
