@@ -62,7 +62,7 @@ def test_everyone_answers_everything_that_arrived(lived):
         assert system["unfinished"] == 0
         assert system["lag_ms"]["count"] == ticks
         assert system["ask_ms"]["count"] == system["ttft_ms"]["count"] == len(due) - ticks
-        assert 0 < system["ask_ms"]["p50"] <= system["ask_ms"]["p99"] <= system["ask_ms"]["max"]
+        assert 0 < system["ask_ms"]["p50"] <= system["ask_ms"]["max"]
         assert system["ttft_ms"]["max"] <= system["ask_ms"]["max"]
         assert system["flash_age"]["seconds"] == pytest.approx(6 * WORKLOAD.seconds)
         assert 0 < system["utilisation"] <= 1
