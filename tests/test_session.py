@@ -448,6 +448,7 @@ def test_nobody_waits_in_the_engines_own_thread(engine):
             acts = [lambda: session.ask("what?", max_tokens=2), lambda: query.wait(),
                     lambda: list(session.ask_start("what?", max_tokens=2)),
                     lambda: [session.push("more") for _ in range(2)],
+                    lambda: session.backtest("what?", max_tokens=2, every=1),
                     lambda: session.push("more").wait()]  # fmt: skip
             for act in acts:
                 try:
@@ -459,7 +460,7 @@ def test_nobody_waits_in_the_engines_own_thread(engine):
     engine.events.subscribe(note)
     session.push("two").wait(60)
     assert done.wait(60)
-    assert len(refused) == 5 and all("engine's own thread" in text for text in refused)
+    assert len(refused) == 6 and all("engine's own thread" in text for text in refused)
     assert session.ask("what?", max_tokens=2).done  # elsewhere it goes on
 
 

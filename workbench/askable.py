@@ -18,6 +18,7 @@ from workbench.errors import EngineClosed, QuestionError, SessionClosed, Workben
 from workbench.flash.query import FlashQuery
 from workbench.moment import Moment, moment
 from workbench.scheduler.scheduler import Kind
+from workbench.waiting import check_may_wait
 
 if TYPE_CHECKING:
     from workbench.front import Engine
@@ -293,6 +294,7 @@ def _show_progress(test: Backtest) -> None:
     """A bar that follows a back-test to its end; an interrupt cancels the back-test."""
     from tqdm.auto import tqdm
 
+    check_may_wait()
     try:
         with tqdm(desc="back-test", unit=" rows") as bar:
             while not test.done:

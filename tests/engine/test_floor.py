@@ -28,10 +28,11 @@ def test_of_experts_and_of_windows_only_what_a_token_needs_counts():
     kinds = ["sliding_attention", "full_attention"]
     sliding = MistralForCausalLM(MistralConfig(**shape, sliding_window=10, layer_types=kinds))
     floor = Floor.of(sliding)
-    if getattr(sliding.config, "layer_types", None) == kinds:
-        each = 2 * 2 * 8 * 4  # keys and values, two heads of 8 numbers
-        assert (floor.kv_bytes_per_token, floor.windows) == (each, ((10, each),))
-        assert floor.bytes_read(96, 4, 2) == 2 * floor.weight_bytes + each * (100 + 101 + 2 * 10)
+    each = 2 * 2 * 8 * 4  # keys and values, two heads of 8 numbers
+    assert (floor.kv_bytes_per_token, floor.windows) == (each, ((10, each),))
+    assert floor.bytes_read(96, 4, 2) == 2 * floor.weight_bytes + each * (100 + 101 + 2 * 10)
+    everywhere = MistralForCausalLM(MistralConfig(**shape, sliding_window=10))
+    assert Floor.of(everywhere).windows == ((10, each),) * 2
 
 
 def test_a_floor_grows_with_context_and_with_every_forward(engine):

@@ -91,8 +91,9 @@ def _shapes(config: Any) -> list[LayerShape]:
     """What each layer keeps, by a configuration."""
     heads, queries = config.num_key_value_heads, config.num_attention_heads
     dim = getattr(config, "head_dim", None) or config.hidden_size // queries
-    kinds = getattr(config, "layer_types", None) or ["full_attention"] * config.num_hidden_layers
     window = getattr(config, "sliding_window", None)
+    every = "full_attention" if window is None else "sliding_attention"
+    kinds = getattr(config, "layer_types", None) or [every] * config.num_hidden_layers
     return [
         LayerShape(queries, heads, dim, dim, window if kind == "sliding_attention" else None)
         for kind in kinds
