@@ -5,7 +5,10 @@ import re
 import subprocess
 import sys
 import tomllib
+from importlib import metadata
 from pathlib import Path
+
+from packaging.requirements import Requirement
 
 import workbench
 
@@ -57,6 +60,22 @@ def test_every_requirement_is_pinned_once():
     wanted = project["dependencies"] + project["optional-dependencies"]["dev"]
     assert {name_of(r) for r in wanted} - set(pins) == {"triton"}
     assert "torch==2.13.0" in lines
+
+
+def test_what_comes_with_the_requirements_is_pinned_too():
+    """Of what is not pinned pip tries every version there ever was, if an index fails to answer."""
+    lines = (ROOT / "constraints.txt").read_text().splitlines()
+    pins = dict(line.split(";")[0].strip().split("==") for line in lines if "==" in line)
+    installed = {name_of(d.name): d for d in metadata.distributions() if d.name}
+    missing = {
+        f"{name} requires {needed.name}"
+        for name, version in pins.items()
+        if name != "torch" and (found := installed.get(name_of(name))) and found.version == version
+        for needed in map(Requirement, found.requires or ())
+        if not needed.marker or needed.marker.evaluate({"extra": ""})
+        if name_of(needed.name) not in set(map(name_of, pins))
+    }
+    assert not missing
 
 
 def test_conda_installs_the_same_versions():
