@@ -433,6 +433,17 @@ def test_everyone_is_asked_one_kind_before_anyone_the_next(monkeypatch):
     assert {len(r.entry.result["samples"]) for r in runners} == {11, 4, 8}
 
 
+def test_a_kind_that_takes_long_leaves_the_others_their_rounds():
+    process = Process("a", "a", "p.py", (System("a", "m", "arrival", "w"),))
+    planned = [Cell(1, "8", 7), Cell(50, "8", 2)]
+    runner = single.Runner(Entry(None, process, {}), process.systems[0], iter(()), planned)
+    runner.spent_s.update({(1, "8"): 9.0, (50, "8"): 25.0})
+    assert runner.may_go_on((1, "8"), 1, 20.0) and not runner.may_go_on((50, "8"), 1, 20.0)
+    assert runner.may_go_on((1, "1"), 0, 20.0)  # every kind once, if that takes no two budgets
+    runner.spent_s[1, "8"] = 16.0
+    assert not runner.may_go_on((1, "8"), 1, 20.0) and not runner.may_go_on((1, "1"), 0, 20.0)
+
+
 def test_the_file_says_what_it_was_measured_with(raced):
     result, _ = raced
     assert result["command"].startswith("python -m workbench.bench race --smoke")
@@ -472,10 +483,11 @@ def test_frames_of_a_race_without_a_part_are_empty():
 
 
 def test_where_things_are_on_a_machine_stays_out_of_the_file():
-    given = "python -m workbench.bench race --python vllm=/some/where/python --only vllm"
+    given = "python -m workbench.bench race --python vllm=/some/where/python --out /any/race.json"
     assert command.without_paths(given) == (
-        "python -m workbench.bench race --python vllm=PATH --only vllm"
+        "python -m workbench.bench race --python vllm=PATH --out race.json"
     )
+    assert command.without_paths("race --out data/race.json") == "race --out data/race.json"
 
 
 @pytest.mark.parametrize(

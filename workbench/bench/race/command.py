@@ -90,8 +90,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument(
         "--budget", type=float, default=usual.budget, metavar="S",
-        help="seconds after which a system measures no more single questions at one context; "
-        f"as many for standing ones {shown}",
+        help="seconds that a system has for single questions at one context, in equal shares for "
+        f"their kinds, once each kind was measured; as many for standing ones {shown}",
     )  # fmt: skip
     parser.add_argument(
         "--timeout", type=float, default=usual.timeout, metavar="S",
@@ -229,9 +229,10 @@ def pythons(given: list[str]) -> dict[str, str]:
 
 def without_paths(command: str) -> str:
     """The command as a file may state it: where something is on this machine is left out."""
-    return shlex.join(
+    named = (
         re.sub(r"^([\w-]+)=.*[/\\].*", r"\1=PATH", word) for word in shlex.split(command)
     )
+    return shlex.join(Path(word).name if Path(word).is_absolute() else word for word in named)
 
 
 def _words(values: tuple[object, ...]) -> str:

@@ -40,8 +40,9 @@ class Options:
             each has the machine to itself, one after the other.
         threads: of everyone.
         seed: of the model, the streams and the mix.
-        budget: seconds after which a system measures no more at one context; twice that if not
-            every kind has been measured once. Single and standing questions have one each.
+        budget: seconds that a system has at one context, in equal shares for its kinds of
+            questions; twice that to measure each kind once. Single and standing questions have
+            one each.
         timeout: seconds after which a peer that does not answer is stopped.
         only: names of processes or engines; none takes all.
         python: by engine, the Python that has it.

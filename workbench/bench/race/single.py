@@ -7,8 +7,9 @@ does meanwhile happens to all of them.
 from __future__ import annotations
 
 import time
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from workbench.bench.race.course import Course
@@ -26,7 +27,7 @@ class Runner:
         planned: what it is measured in.
         bars: that arrive, without end.
         done: rounds that are behind it.
-        spent_s: of its budget.
+        spent_s: of its budget, by the kind of question.
     """
 
     entry: Entry
@@ -34,7 +35,18 @@ class Runner:
     bars: Iterator[list[int]]
     planned: list[Cell]
     done: int = 0
-    spent_s: float = 0.0
+    spent_s: defaultdict[tuple[int, str], float] = field(
+        default_factory=lambda: defaultdict(float)
+    )
+
+    def may_go_on(self, kind: tuple[int, str], index: int, budget: float) -> bool:
+        """Whether there is time for a kind of question once more.
+
+        Each kind has its share, so that those that take long leave the others their rounds.
+        """
+        if index == 0:
+            return sum(self.spent_s.values()) <= FIRST_ROUND * budget
+        return self.spent_s[kind] <= budget / len(self.planned)
 
 
 def compare(
@@ -60,7 +72,8 @@ def compare(
     if system.kinds == "main":
         # It computes everything each time, so the comparison took as long as any other answer.
         _note(runner, context, planned[0], scored)
-        runner.done, runner.spent_s = 1, time.perf_counter() - began
+        runner.done = 1
+        runner.spent_s[planned[0].between, planned[0].answer] = time.perf_counter() - began
     return runner
 
 
@@ -74,30 +87,24 @@ def measure(course: Course, runners: Sequence[Runner], context: int) -> None:
     kinds = dict.fromkeys((cell.between, cell.answer) for r in runners for cell in r.planned)
     for index in range(options.repeats):
         course.say(f"{context:,} tokens, round {index + 1} of {options.repeats}")
-        limit_s = options.budget * (1 if index else FIRST_ROUND)
         for turn, kind in enumerate(kinds):
             for runner in in_turn(runners, index + turn):
                 with runner.entry.may_fail():
-                    _ask(course, runner, context, kind, index, limit_s)
+                    _ask(course, runner, context, kind, index)
 
 
 def _ask(
-    course: Course,
-    runner: Runner,
-    context: int,
-    kind: tuple[int, str],
-    index: int,
-    limit_s: float,
+    course: Course, runner: Runner, context: int, kind: tuple[int, str], index: int
 ) -> None:
     """One question to one of them, if it is one of its kinds and it has time left."""
     found = [cell for cell in runner.planned if (cell.between, cell.answer) == kind]
     if not found or not runner.done <= index < found[0].rounds:
         return
-    if runner.entry.peer is None or runner.spent_s > limit_s:
+    if runner.entry.peer is None or not runner.may_go_on(kind, index, course.options.budget):
         return
     began = time.perf_counter()
     _note(runner, context, found[0], _trial(course, runner, context, found[0]))
-    runner.spent_s += time.perf_counter() - began
+    runner.spent_s[kind] += time.perf_counter() - began
 
 
 def _note(runner: Runner, context: int, cell: Cell, answer: Mapping[str, Any]) -> None:
