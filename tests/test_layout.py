@@ -9,6 +9,7 @@ from importlib import metadata
 from pathlib import Path
 
 from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
 
 import workbench
 
@@ -62,20 +63,42 @@ def test_every_requirement_is_pinned_once():
     assert "torch==2.13.0" in lines
 
 
-def test_what_comes_with_the_requirements_is_pinned_too():
-    """Of what is not pinned pip tries every version there ever was, if an index fails to answer."""
+def pins() -> dict[str, str]:
+    """The version of each package in the constraints."""
     lines = (ROOT / "constraints.txt").read_text().splitlines()
-    pins = dict(line.split(";")[0].strip().split("==") for line in lines if "==" in line)
-    installed = {name_of(d.name): d for d in metadata.distributions() if d.name}
+    pairs = (line.split(";")[0].strip().split("==") for line in lines if "==" in line)
+    return {name_of(name): version for name, version in pairs}
+
+
+def installed_as_pinned() -> list[metadata.Distribution]:
+    """What is installed here in just the version of the constraints, apart from torch's builds."""
+    wanted = pins() | {"torch": ""}
+    found = [d for d in metadata.distributions() if d.name]
+    return [d for d in found if wanted.get(name_of(d.name)) == d.version]
+
+
+def test_what_comes_with_the_requirements_is_pinned_too():
+    """Of what is not pinned pip tries every version there ever was, if one cannot be had."""
     missing = {
-        f"{name} requires {needed.name}"
-        for name, version in pins.items()
-        if name != "torch" and (found := installed.get(name_of(name))) and found.version == version
+        f"{found.name} requires {needed.name}"
+        for found in installed_as_pinned()
         for needed in map(Requirement, found.requires or ())
         if not needed.marker or needed.marker.evaluate({"extra": ""})
-        if name_of(needed.name) not in set(map(name_of, pins))
+        if name_of(needed.name) not in pins()
     }
     assert not missing
+
+
+def test_every_pin_runs_on_the_oldest_python():
+    """Debian 12 has 3.11.2, and there is a package that wants 3.11.5."""
+    oldest = PYPROJECT["project"]["requires-python"].removeprefix(">=") + ".0"
+    too_new = {
+        f"{found.name} {found.version} wants Python {wanted}"
+        for found in installed_as_pinned()
+        if (wanted := found.metadata.get("Requires-Python"))
+        if not SpecifierSet(wanted).contains(oldest)
+    }
+    assert not too_new
 
 
 def test_conda_installs_the_same_versions():
