@@ -55,11 +55,11 @@ def test_kernels_is_not_a_package():
 
 def test_every_requirement_is_pinned_once():
     lines = (ROOT / "constraints.txt").read_text().splitlines()
-    pins = [name_of(line) for line in lines if line and not line.startswith("#")]
-    assert len(set(pins)) == len(pins)
+    names = [name_of(line) for line in lines if line and not line.startswith("#")]
+    assert len(set(names)) == len(names)
     project = PYPROJECT["project"]
     wanted = project["dependencies"] + project["optional-dependencies"]["dev"]
-    assert {name_of(r) for r in wanted} - set(pins) == {"triton"}
+    assert {name_of(r) for r in wanted} - set(names) == {"triton"}
     assert "torch==2.13.0" in lines
 
 

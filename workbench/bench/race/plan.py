@@ -210,6 +210,11 @@ class Cell:
     rounds: int
 
     @property
+    def kind(self) -> tuple[int, str]:
+        """What is asked: bars before it, and the kind of answer."""
+        return self.between, self.answer
+
+    @property
     def tokens(self) -> int:
         """Of the answer."""
         return 1 if self.answer == CHOICE else int(self.answer)

@@ -73,7 +73,7 @@ def compare(
         # It computes everything each time, so the comparison took as long as any other answer.
         _note(runner, context, planned[0], scored)
         runner.done = 1
-        runner.spent_s[planned[0].between, planned[0].answer] = time.perf_counter() - began
+        runner.spent_s[planned[0].kind] = time.perf_counter() - began
     return runner
 
 
@@ -84,7 +84,7 @@ def measure(course: Course, runners: Sequence[Runner], context: int) -> None:
         WorkbenchError: the judge cannot go on.
     """
     options = course.options
-    kinds = dict.fromkeys((cell.between, cell.answer) for r in runners for cell in r.planned)
+    kinds = dict.fromkeys(cell.kind for runner in runners for cell in runner.planned)
     for index in range(options.repeats):
         course.say(f"{context:,} tokens, round {index + 1} of {options.repeats}")
         for turn, kind in enumerate(kinds):
@@ -97,7 +97,7 @@ def _ask(
     course: Course, runner: Runner, context: int, kind: tuple[int, str], index: int
 ) -> None:
     """One question to one of them, if it is one of its kinds and it has time left."""
-    found = [cell for cell in runner.planned if (cell.between, cell.answer) == kind]
+    found = [cell for cell in runner.planned if cell.kind == kind]
     if not found or not runner.done <= index < found[0].rounds:
         return
     if runner.entry.peer is None or not runner.may_go_on(kind, index, course.options.budget):
