@@ -237,6 +237,19 @@ def test_a_cpu_has_a_name_that_fits_a_file(name, short):
     assert machine.short_name(name) == short
 
 
+def test_a_machine_is_called_by_its_processor_also_where_its_name_hides_which(monkeypatch):
+    text = "vendor_id : AMD\ncpu family\t: 25\nmodel\t\t: 17\nmodel name\t: AMD EPYC\nmodel : 9\n"
+    monkeypatch.setattr(machine.Path, "exists", lambda path: True)
+    monkeypatch.setattr(machine.Path, "read_text", lambda path: text)
+    assert machine.cpu_numbers() == {"cpu_family": 25, "cpu_model": 17}
+    described = machine.describe(2)
+    assert machine.called(described) == "2 threads of AMD EPYC (family 25, model 17)"
+    assert machine.called({"threads": 1, "cpu": "Apple M4"}) == "1 threads of Apple M4"
+    assert machine.called(described | {"gpu": "H200"}) == "H200"
+    monkeypatch.setattr(machine.Path, "read_text", lambda path: "Processor : ARMv8\n")
+    assert machine.cpu_numbers() == {}
+
+
 def test_kernels_are_measured_on_a_gpu_alone(monkeypatch, capsys):
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     assert main(["kernels"]) == 1

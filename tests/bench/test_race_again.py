@@ -133,6 +133,8 @@ def test_what_does_not_belong_together_is_not_put_together(file):
         again.put_into(old, race(peer("a", 1.0)) | {"machine": old["machine"] | {"cpu": "another"}})
     with pytest.raises(WorkbenchError, match="the file's threads: .*, this race's: 7"):
         again.put_into(old, race(peer("a", 1.0)) | {"machine": old["machine"] | {"threads": 7}})
+    with pytest.raises(WorkbenchError, match="the file's cpu_model: None, this race's: 17"):
+        again.put_into(old, race(peer("a", 1.0)) | {"machine": old["machine"] | {"cpu_model": 17}})
     with pytest.raises(WorkbenchError, match="the file's gpu: None, this race's: H200"):
         again.put_into(old, race(peer("a", 1.0)) | {"machine": old["machine"] | {"gpu": "H200"}})
     with pytest.raises(WorkbenchError, match=r"not those of this race \(together\)"):

@@ -7,6 +7,7 @@ import platform
 import re
 import statistics
 import time
+from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,11 @@ SPELL = 3  # sums in a row; a process that has just been idle is slow for the fi
 
 
 def describe(threads: int, device: str = "cpu") -> dict[str, Any]:
-    """CPU, cores, threads used, memory in bytes, system; of a GPU its name and memory."""
+    """CPU, cores, threads used, memory in bytes, system; of a GPU its name and memory.
+
+    A virtual machine may hide which of its maker's processors it runs on behind one name, and those
+    differ by a factor of two: ``cpu_family`` and ``cpu_model``, x86's numbers for it, tell.
+    """
     gpu = {}
     if device != "cpu":
         gpu = {
@@ -30,6 +35,7 @@ def describe(threads: int, device: str = "cpu") -> dict[str, Any]:
         }
     return gpu | {
         "cpu": cpu_name(),
+        **cpu_numbers(),
         "logical_cpus": os.cpu_count(),
         "threads": threads,
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
@@ -56,6 +62,27 @@ def cpu_name() -> str:
     if info.exists() and (found := re.search(r"model name\s*:\s*(.+)", info.read_text())):
         return found[1].strip()
     return platform.processor() or platform.machine()
+
+
+def cpu_numbers() -> dict[str, int]:
+    """``cpu_family`` and ``cpu_model``, where the system states them."""
+    info = Path("/proc/cpuinfo")
+    text = info.read_text() if info.exists() else ""
+    found = {
+        name: re.search(rf"^{words}\s*:\s*(\d+)$", text, re.MULTILINE)
+        for name, words in (("cpu_family", "cpu family"), ("cpu_model", "model"))
+    }
+    return {name: int(match[1]) for name, match in found.items() if match}
+
+
+def called(machine: Mapping[str, Any]) -> str:
+    """What a machine that `describe` described is called in a report."""
+    if "gpu" in machine:
+        return str(machine["gpu"])
+    numbers = ""
+    if "cpu_family" in machine and "cpu_model" in machine:
+        numbers = f" (family {machine['cpu_family']}, model {machine['cpu_model']})"
+    return f"{machine['threads']} threads of {machine['cpu']}{numbers}"
 
 
 def short_name(name: str) -> str:

@@ -19,6 +19,7 @@ from workbench.bench.contenders import (
     QUESTION_TOKENS,
     Measured,
 )
+from workbench.bench.machine import called
 from workbench.bench.peers import Stateless, Warm, WarmCompiled, WarmStatic
 from workbench.engine.floor import Floor
 
@@ -66,9 +67,7 @@ def table(result: dict[str, Any]) -> str:
     model = result["model"]
     lines = [
         f"{model['name']}, {model['parameters'] / 1e6:,.1f} M parameters, {model['dtype']}, "
-        + result["machine"].get(
-            "gpu", f"{result['machine']['threads']} threads of {result['machine']['cpu']}"
-        ),
+        + called(result["machine"]),
         f"floor: {result['floor']['weight_bytes'] / 1e6:,.0f} MB of weights and "
         f"{result['floor']['kv_bytes_per_token'] / 1e3:,.1f} kB per token of context, read at "
         f"{gb:.1f} GB/s, the best of the run (readings differ by "

@@ -33,7 +33,7 @@ def check_alike(old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
             changed = ", ".join(key for key in {**a, **b} if a.get(key) != b.get(key))
             msg = f"the file's {name} are not those of this race ({changed}); race all of it anew"
             raise WorkbenchError(msg)
-    for what in ("cpu", "gpu", "threads"):
+    for what in ("cpu", "cpu_family", "cpu_model", "gpu", "threads"):
         a, b = (result["machine"].get(what) for result in (old, new))
         if a != b:
             msg = f"the file's {what}: {a}, this race's: {b}; race all of it anew, into another"

@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from workbench.bench.machine import called
 from workbench.bench.race import tables_more
 from workbench.bench.race.equality import agreed
 from workbench.bench.race.options import MIX, SINGLE, STANDING
@@ -20,11 +21,9 @@ Kind = tuple[int, str]  # bars between questions, answer
 def table(result: Mapping[str, Any]) -> str:
     """For people: who raced and who did not, then a block of medians per kind of question."""
     model, bandwidth = result["model"], result["bandwidth"]
-    machine = result["machine"]
-    where = machine.get("gpu", f"{machine['threads']} threads of {machine['cpu']}")
     lines = [
         f"{model['name']}, {model['parameters'] / 1e6:,.1f} M parameters, {model['dtype']}, "
-        f"{where}",
+        f"{called(result['machine'])}",
         f"bandwidth {bandwidth['bytes_per_s'] / 1e9:.1f} GB/s, seen between "
         f"{bandwidth['lowest'] / 1e9:.1f} and {bandwidth['highest'] / 1e9:.1f}",
     ]
