@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from workbench.answer import Answer
     from workbench.backtest import Backtest
+    from workbench.comparison import Diff, diff
     from workbench.errors import WorkbenchError
     from workbench.flash.query import FlashQuery
     from workbench.front import Engine, current_engine
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Answer",
     "Backtest",
+    "Diff",
     "Engine",
     "Feed",
     "FlashQuery",
@@ -26,6 +28,7 @@ __all__ = [
     "WorkbenchError",
     "current_engine",
     "dashboard",
+    "diff",
     "row",
     "version",
 ]
@@ -38,6 +41,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "Answer": "workbench.answer",
     "Backtest": "workbench.backtest",
+    "Diff": "workbench.comparison",
     "Engine": "workbench.front",
     "Feed": "workbench.streams.feed",
     "FlashQuery": "workbench.flash.query",
@@ -47,6 +51,7 @@ _HOMES = {
     "WorkbenchError": "workbench.errors",
     "current_engine": "workbench.front",
     "dashboard": "workbench.notebook.dashboard",
+    "diff": "workbench.comparison",
     "row": "workbench.moment",
     "version": "workbench.moment",
 }

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import functools
-import operator
 import threading
 import weakref
 from collections.abc import Callable
@@ -24,23 +23,21 @@ from workbench.engine.tokens import Tokens
 from workbench.engine.work import Ingest, Overflow
 from workbench.errors import (
     CellsExhausted,
-    SessionExists,
     SessionNotFound,
     WorkbenchError,
 )
 from workbench.events import SessionOpened
 from workbench.flash.board import FlashBoard
 from workbench.metrics import EngineStats, Metrics, percentile
+from workbench.opening import check_wait, spec_of
 from workbench.progress import Stages
 from workbench.scheduler.cost import CostModel
 from workbench.scheduler.scheduler import StepLimits
 from workbench.session import Session
 from workbench.stateless import StatelessEngine
-from workbench.streams.render import Schema, schema_for
+from workbench.streams.render import Schema
 from workbench.tape import weights_path
 from workbench.tick import OnFull
-
-DEFAULT_BUDGET = 16_384
 
 T = TypeVar("T")
 
@@ -185,9 +182,15 @@ class Engine(StatelessEngine):
             SessionExists, CellsExhausted, WorkbenchError: with the numbers; nothing is opened.
             TimeoutError: no cells after ``wait`` seconds; it no longer waits in line.
         """
-        spec, columns = self._spec(name, prompt, schema, cells, overflow, window, evictable,
-                                   on_full, max_pending)  # fmt: skip
-        _check_wait(wait)
+        spec, columns = spec_of(self, name, prompt, schema, cells, overflow, window, evictable,
+                                on_full, max_pending)  # fmt: skip
+        return self.admit(spec, columns, prompt, wait)
+
+    def admit(
+        self, spec: SessionSpec, columns: Schema, prompt: str | None, wait: bool | float
+    ) -> Session:
+        """The session of a checked spec: at once, or after waiting in line, as `open` says."""
+        check_wait(wait)
         if wait is False:
             return self._opened(self._called(lambda: self.admission.open(spec),
                                              self.admission.close), prompt, columns)  # fmt: skip
@@ -214,10 +217,10 @@ class Engine(StatelessEngine):
 
         Cancelling it leaves the line.
         """
-        _check_wait(wait)
+        check_wait(wait)
         if wait is False:
             return self.open(name, **options)
-        spec, columns = self._spec(name, **options)
+        spec, columns = spec_of(self, name, **options)
         opening = self._called(lambda: self.admission.queue(spec), self.admission.cancel)
         self.wake()
         try:
@@ -256,76 +259,6 @@ class Engine(StatelessEngine):
     def _leave_line(self, opening: Opening) -> None:
         if not self.closed:
             self.call(lambda: self.admission.cancel(opening))
-
-    def _spec(
-        self,
-        name: str,
-        prompt: str | None = None,
-        schema: str | None = None,
-        cells: int | None = None,
-        overflow: Overflow = "error",
-        window: int | None = None,
-        evictable: bool = False,
-        on_full: OnFull = "block",
-        max_pending: int = 4096,
-    ) -> tuple[SessionSpec, Schema]:
-        """What to open, checked."""
-        if not isinstance(name, str) or not name.strip() or any(c.isspace() for c in name):
-            msg = f"session name {name!r}: expected a text without spaces"
-            raise WorkbenchError(msg)
-        if name in self._sessions:
-            msg = f"session {name!r} is open; use engine.session({name!r}), or close it first"
-            raise SessionExists(msg)
-        if not isinstance(prompt, str | None):
-            msg = f"prompt={prompt!r}: expected a text, or None for none"
-            raise WorkbenchError(msg)
-        if overflow not in ("error", "rebuild", "evict"):
-            msg = f"overflow={overflow!r}: expected 'error', 'rebuild' or 'evict'"
-            raise WorkbenchError(msg)
-        if on_full not in ("block", "raise", "drop_oldest"):
-            msg = f"on_full={on_full!r}: expected 'block', 'raise' or 'drop_oldest'"
-            raise WorkbenchError(msg)
-        whole = {"cells": cells, "window": window, "max_pending": max_pending}
-        for option, value in whole.items():
-            if value is not None and not _is_whole(value):
-                msg = f"{option}={value!r}: expected a whole number"
-                raise WorkbenchError(msg)
-        if max_pending < 1:
-            msg = f"max_pending={max_pending}: expected at least 1 row"
-            raise WorkbenchError(msg)
-        columns = schema_for(schema)
-        head = self.tokens.head(prompt)
-        most = self.decoder.max_positions
-        budget = cells
-        if budget is None:
-            budget = min(DEFAULT_BUDGET, most, max(1, self.admission.for_sessions // 2))
-        if window is not None and overflow != "rebuild":
-            msg = f"window={window}: only overflow='rebuild' has one, got overflow={overflow!r}"
-            raise WorkbenchError(msg)
-        if evictable and overflow == "evict":
-            msg = (
-                "evictable=True with overflow='evict': such a window cannot be computed again, "
-                "since its keys remember rows that have left; use overflow='rebuild'"
-            )
-            raise WorkbenchError(msg)
-        keep = budget // 4 if window is None else window
-        spec = SessionSpec(name, budget, head, max_pending, on_full, overflow,
-                           keep if overflow == "rebuild" else 0, evictable)  # fmt: skip
-        if not len(head) < spec.capacity <= most:
-            msg = (
-                f"session {name!r} wants {budget:,} cells"
-                f"{', half of them for its next window' if overflow == 'rebuild' else ''}; "
-                f"expected room for more than the {len(head):,} its prompt takes and at most the "
-                f"{most:,} positions of the model"
-            )
-            raise CellsExhausted(msg)
-        if overflow == "rebuild" and not len(head) < keep < spec.capacity:
-            msg = (
-                f"window={keep:,}: expected more than the {len(head):,} tokens of the prompt and "
-                f"fewer than half of the session's {budget:,} cells"
-            )
-            raise CellsExhausted(msg)
-        return spec, columns
 
     def _opened(self, ingest: Ingest, prompt: str | None, columns: Schema) -> Session:
         session = Session(self, ingest, prompt, columns)
@@ -486,17 +419,3 @@ def _source(model: str | Path | tuple[Any, Any] | None) -> str | None:
     if not isinstance(model, (str, Path)):
         return None
     return str(Path(model).resolve() if Path(model).is_dir() else model)
-
-
-def _is_whole(value: Any) -> bool:
-    try:
-        operator.index(value)
-    except TypeError:
-        return False
-    return True
-
-
-def _check_wait(wait: Any) -> None:
-    if not isinstance(wait, (bool, int, float)) or wait < 0:
-        msg = f"wait={wait!r}: expected True, False or a number of seconds"
-        raise WorkbenchError(msg)

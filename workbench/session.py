@@ -6,9 +6,12 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from workbench.askable import Askable
+from workbench.engine.origin import Origin
 from workbench.engine.work import Ingest
 from workbench.errors import CellsExhausted, EngineClosed, RowError, WorkbenchError
 from workbench.events import Pushed, RowsDropped, SessionClosed
+from workbench.moment import Moment, moment
+from workbench.opening import fork_of
 from workbench.streams.feed import Feed
 from workbench.streams.frames import to_rows
 from workbench.streams.render import Schema
@@ -246,6 +249,45 @@ class Session(Askable):
                     raise RowError(msg)
             return [row if row.endswith("\n") else row + "\n" for row in rows]
         return [line + "\n" for line in self.schema.render(list(rows)).split("\n")[:-1]]
+
+    # What if.
+
+    def fork(
+        self,
+        name: str,
+        *,
+        at: Moment | int | None = None,
+        cells: int | None = None,
+        wait: bool | float = False,
+    ) -> Session:
+        """Open a session that goes on from here, or from an earlier moment of this one.
+
+        It begins with the same rows, numbered as they are here, and shares their cells: nothing is
+        computed again. From then on neither sees what the other is pushed. Prompt, schema and what
+        happens when it is full are this session's; flash queries stay here.
+
+        It has every row this session was pushed before; rows that a background stream has queued
+        are not waited for.
+
+        Args:
+            name: how it is called.
+            at: as in `ask`: ``wb.row(500)``, ``wb.row(-10)``, ``wb.version(12)``; None is now. A
+                moment inside a tick is a version of its own in the fork.
+            cells: its budget in tokens; None takes this session's.
+            wait: as in ``engine.open``: wait in line for cells, True or seconds.
+
+        Raises:
+            QuestionError: the moment has not come or has left the window. SessionExists,
+            CellsExhausted, WorkbenchError: as ``engine.open``; nothing is opened.
+        """
+        self._check_open()
+        then = moment(at)
+        pushed = self.ingest.ticks.last(from_stream=False)
+        if pushed is not None and not (then is not None and self.ingest.has_come(then)):
+            pushed.wait()
+        origin = self.engine.call(lambda: Origin.of(self.ingest, then))
+        spec, columns = fork_of(self.engine, self, name, origin, cells)
+        return self.engine.admit(spec, columns, self.prompt, wait)
 
     def close(self) -> None:
         """Free its cells; questions and rows still queued end with `SessionClosed`."""

@@ -72,3 +72,37 @@ def test_memory_is_bounded_when_rows_leave():
     assert len(history._row_ends) < 500 and len(history._version_ends) < 250
     assert history.row(20_000) == Place(40_002, 10_000, 20_000)
     assert history.row(1) is None
+
+
+@given(TICKS, st.integers(0, 7), st.integers(0, 400), st.data())
+def test_a_copy_until_a_row_is_what_came_until_then(ticks, head, left, data):
+    """Against a history that never read more; rows of a tick cut short are a version."""
+    history = History(head)
+    for tick in ticks:
+        _read(history, [length for length, _ in tick])
+    history.leave(min(left, head + sum(length for tick in ticks for length, _ in tick)))
+    rows = [n for n in range(history.rows + 1) if history.row(n) is not None]
+    end = history.row(data.draw(st.sampled_from(rows)))
+    copy, short, count = history.until(end), History(head), 0
+    for tick in ticks:
+        kept = [length for length, _ in tick][: end.rows - count]
+        count += len(kept)
+        if kept:
+            _read(short, kept)
+    assert copy.rows == short.rows == end.rows and copy.version == short.version
+    more = data.draw(st.lists(st.integers(1, 9), max_size=3))
+    for grown in (copy, short, history):  # the copy goes on by itself
+        if more:
+            _read(grown, more)
+    for n in rows:
+        if n <= end.rows:
+            assert copy.row(n) == short.row(n)
+    for n in range(end.rows, short.rows + 1):
+        assert copy.row(n) == short.row(n)
+    assert copy.at_version(copy.version) == short.at_version(short.version)
+    assert short.version == copy.version and not copy.has_row(copy.rows + 1)
+
+
+def _read(history, lengths):
+    starts = [sum(lengths[:i]) for i in range(len(lengths))]
+    history.add(sum(lengths), len(lengths), starts)

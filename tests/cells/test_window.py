@@ -84,3 +84,28 @@ def test_the_first_row_after_enough_tokens(ticks, wanted):
             break
         total += length
     assert place == 3 + total
+
+
+@given(TICKS, st.integers(0, 7), st.integers(0, 200), st.data())
+def test_a_copy_until_a_row_is_a_window_that_read_no_more(ticks, head, left, data):
+    lengths = [length for tick in ticks for length in tick]
+    until = data.draw(st.integers(0, len(lengths)))
+    rows, short = WindowRows(head), WindowRows(head)
+    for tick in ticks:
+        read(rows, tick)
+    for length in lengths[:until]:
+        read(short, [length])
+    place = head + sum(lengths[:until])
+    first = short.first_after(left)  # some rows left before the copy was made
+    for window in (rows, short):
+        window.leave(first)
+    copy = rows.until(place, until)
+    for grown in (copy, short):
+        read(grown, [3, 4])
+    for name in ("head", "left", "end", "num_tokens"):
+        assert getattr(copy, name) == getattr(short, name)
+    assert len(copy) == len(short)
+    for tokens in range(0, copy.num_tokens + 2, 3):
+        assert copy.first_of_last(tokens) == short.first_of_last(tokens)
+        assert copy.first_after(tokens) == short.first_after(tokens)
+    assert rows.end == head + sum(lengths)  # which has not changed

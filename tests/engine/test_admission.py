@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 import workbench as wb
 from workbench.errors import CellsExhausted, EngineClosed, SessionExists, WorkbenchError
 from workbench.events import Evicted, Returned
+from workbench.opening import spec_of
 from workbench.scheduler.scheduler import StepLimits
 from workbench.testing import (
     assert_recomputes,
@@ -39,7 +40,7 @@ def collect(engine, kind):
 
 
 def queued(engine, name, cells, **options):
-    spec, _ = engine._spec(name, cells=cells, **options)
+    spec, _ = spec_of(engine, name, cells=cells, **options)
     return engine.admission.queue(spec)
 
 
@@ -411,7 +412,7 @@ def play(engine, actions):
 def settle(engine, waiting, sessions):
     """Turn openings that got their cells into sessions."""
     for opening in [o for o in waiting if o.done]:
-        _, columns = engine._spec(f"{opening.spec.name}x", cells=10)
+        _, columns = spec_of(engine, f"{opening.spec.name}x", cells=10)
         sessions.append(engine._opened(opening.session, None, columns))
     return [o for o in waiting if not o.done]
 

@@ -12,6 +12,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import workbench as wb
+from workbench.engine.origin import Origin
+from workbench.opening import fork_of
 from workbench.scheduler.scheduler import StepLimits
 from workbench.testing import (
     FAMILIES,
@@ -33,6 +35,7 @@ ACTIONS = st.lists(
         st.tuples(st.just("flash"), st.integers(0, 2), st.integers(1, 3)),
         st.tuples(st.just("step"), st.integers(0, 2), st.integers(1, 4)),
         st.tuples(st.just("reopen"), st.integers(0, 2), st.integers(60, 200)),
+        st.tuples(st.just("fork"), st.integers(0, 2), st.integers(0, 9)),
     ),
     min_size=6,
     max_size=24,
@@ -42,7 +45,7 @@ WORDS = ["up", "down", "sideways", "no idea"]
 
 def play(engine: wb.Engine, actions: list[tuple[str, int, int]]) -> list[wb.Answer]:
     """Run an interleaving on an engine without a thread; returns every answer that came."""
-    sessions = [engine.open(f"s{i}", prompt=f"prompt {i}", cells=400) for i in range(3)]
+    sessions = [engine.open(f"begin{i}", prompt=f"prompt {i}", cells=400) for i in range(3)]
     for session in sessions:
         session.push(f"{session.name} begins with some data")
     answers, queries = [], []
@@ -62,10 +65,15 @@ def play(engine: wb.Engine, actions: list[tuple[str, int, int]]) -> list[wb.Answ
             for _ in range(size):
                 engine.step()
                 check_books(engine)
+        elif action == "fork":
+            origin = Origin.of(session.ingest, wb.row(max(0, session.rows - size)))
+            spec, columns = fork_of(engine, session, f"f{number}", origin, session.position + 60)
+            if engine.admission.room() >= spec.budget:
+                sessions[which] = engine.admit(spec, columns, session.prompt, wait=False)
         else:
             session.close()
             poison_free_cells(engine)
-            sessions[which] = engine.open(f"s{which}", prompt=None, cells=size)
+            sessions[which] = engine.open(f"s{number}", prompt=None, cells=size)
     run_until_idle(engine)
     check_books(engine)
     return [a for a in answers if a.error is None] + [a for q in queries for a in q.answers]

@@ -6,11 +6,14 @@ import pytest
 import workbench as wb
 from workbench.answer import Answer
 from workbench.backtest import IN_FLIGHT
+from workbench.comparison import Diff
 from workbench.errors import QuestionError, RowError
 from workbench.notebook.backtest_view import backtest_html, backtest_text
 from workbench.notebook.display import (
     answer_html,
     answer_text,
+    diff_html,
+    diff_text,
     engine_html,
     engine_text,
     feed_html,
@@ -66,6 +69,18 @@ def test_a_calibrated_answer_says_so_under_the_pointer():
     chosen = answer(choice="up", probabilities={"up": 0.8, "down": 0.2}, choice_temperature=2.0)
     assert chosen.calibrated == pytest.approx({"up": 2 / 3, "down": 1 / 3})
     assert 'title="calibrated 66.7%"' in answer_html(chosen)
+
+
+def test_a_difference_shows_both_answers_and_what_moved():
+    first = answer(choice="up", probabilities={"up": 0.75, "down": 0.25}, total_ms=8.0)
+    second = answer("down", choice="down", probabilities={"up": 0.1, "down": 0.9}, total_ms=9.0)
+    second.session_name = "<fork>"
+    shown = words(diff_html(Diff(first, second)))
+    assert shown.startswith("Up? btc up ") and " &lt;fork&gt; up " in shown
+    assert shown.endswith(" different up -65.0% down +65.0%")
+    both = f"btc: {answer_text(first)}\n<fork>: {answer_text(second)}"
+    assert diff_text(Diff(first, second)) == both
+    assert words(diff_html(Diff(answer(), answer()))).endswith("40 tokens the same")
 
 
 def test_a_flash_hit_a_stopped_and_a_failed_answer_say_so():

@@ -1,6 +1,7 @@
 import contextlib
 import inspect
 import itertools
+import re
 import threading
 
 import polars as pl
@@ -99,6 +100,7 @@ def test_open_waits_in_line_and_gives_up_in_one_line(ip, engine, capsys):
 
 METHODS = {
     "open": (wb.Engine, "open"),
+    "fork": (wb.Session, "fork"),
     "ask": (wb.Session, "ask_start"),
     "push": (wb.Session, "push"),
     "stream": (wb.Session, "stream"),
@@ -184,7 +186,7 @@ BESIDE = {
 def test_every_option_reaches_the_method_as_the_keyword_it_sets(ip, engine, calls, command, name):
     (key,) = (o.key for o in COMMANDS[command].options if o.name == name)
     text, value = VALUES[name]
-    rest = {"open": "new", "stream": "btc bars"}.get(command, "btc Up?")
+    rest = {"open": "new", "fork": "btc new", "stream": "btc bars"}.get(command, "btc Up?")
     if command == "backtest" and name != "--every":
         rest += " --every 2"
     s = engine.open("btc", schema="ohlcv")
@@ -331,6 +333,25 @@ def test_a_backtest_and_a_question_as_of_an_earlier_moment(opened):
     assert then.row == 2 and then.probabilities == pytest.approx(test.answers[0].probabilities)
     assert opened.run("%stateful ask btc Up? --max-tokens 1 --at v5").version == 5
     assert opened.run("%stateful ask btc Up? --max-tokens 1 --at -1").row == 5
+
+
+def test_a_fork_is_the_session_used_last_and_shares_its_rows(opened, engine):
+    opened.run("%stateful push btc ['one', 'two', 'three']")
+    fork = opened.run("%stateful fork what-if --at 2 --cells 300")
+    assert fork is engine.session("what-if") and (fork.rows, fork.budget) == (2, 300)
+    opened.run("%stateful push what-if 'four'")
+    again = opened.run("%stateful fork again")  # of the one used last
+    assert again.rows == 3 and engine.session("btc").rows == 3
+    for line, said in (
+        ("fork", "expected [NAME] NEW, got 'nothing'"),
+        ("fork a b c", "expected [NAME] NEW, got 'a b c'"),
+        ("fork btc again", "session 'again' is open"),
+        ("fork nobody new", "no session 'nobody' is open"),
+        ("fork btc new --at 9", "goes from row 0 to 3"),
+        ("fork btc new --cells 1500 --wait 0.01", "got no cells in 0.01 s"),
+    ):
+        with pytest.raises(wb.WorkbenchError, match=re.escape(said)):
+            opened.run(f"%stateful {line}")
 
 
 def test_a_seed_draws_the_same_answer_again(opened):

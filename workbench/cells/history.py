@@ -72,6 +72,21 @@ class History:
             return None
         return Place(self._version_ends[index], number, self._version_rows[index])
 
+    def until(self, end: Place) -> History:
+        """A copy that ends there; rows of a version that was not complete are one of their own."""
+        copy = History(0)
+        copy._gone_rows, copy._gone_versions = self._gone_rows, self._gone_versions
+        rows, versions = end.rows - self._gone_rows, end.version - self._gone_versions
+        copy._row_ends = self._row_ends[: rows + 1]
+        copy._version_ends = self._version_ends[: versions + 1]
+        copy._version_rows = self._version_rows[: versions + 1]
+        if versions < 0 and rows == 0:  # the version that left last ended there
+            copy._gone_versions = end.version
+        if not copy._version_ends or copy._version_ends[-1] < end.place:
+            copy._version_ends.append(end.place)
+            copy._version_rows.append(end.rows)
+        return copy
+
     def leave(self, place: int) -> None:
         """What ended at ``place`` or before will not be asked for again; memory stays bounded."""
         versions = min(bisect_right(self._version_ends, place), len(self._version_ends) - 1)

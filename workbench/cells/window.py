@@ -45,6 +45,15 @@ class WindowRows:
             self._read += 1
         self.end += num_tokens
 
+    def until(self, place: int, rows: int) -> WindowRows:
+        """A copy that ends at ``place``, where the first ``rows`` rows ever read end."""
+        copy = WindowRows(self.head)
+        copy.left, copy.end, copy._read, copy._gone = self.left, place, rows, self._gone
+        kept = [(s, n) for s, n in zip(self._starts, self._numbers, strict=True) if s < place]
+        copy._starts.extend(start for start, _ in kept)
+        copy._numbers.extend(number for _, number in kept)
+        return copy
+
     def index(self, place: int) -> int:
         """Where in the line's log a row that begins at ``place`` is."""
         return place - self.left

@@ -12,12 +12,11 @@ from collections import deque
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
-from workbench.cells.history import History
 from workbench.cells.line import Line
 from workbench.cells.pool import Span
 from workbench.cells.sequence import Sequence
-from workbench.cells.window import WindowRows
 from workbench.engine.core import Core
+from workbench.engine.origin import Origin
 from workbench.engine.questions import Questions
 from workbench.engine.windows import Windows
 from workbench.engine.work import Ingest, Overflow, Window
@@ -41,6 +40,7 @@ class SessionSpec:
         head: tokens it begins with.
         overflow, keep: what it does when full, and the tokens a rebuilt window keeps at least.
         evictable: whether its cells may be taken while it is idle.
+        origin: what a fork begins as; its ``head`` are the tokens before any row all the same.
     """
 
     name: str
@@ -51,6 +51,7 @@ class SessionSpec:
     overflow: Overflow = "error"
     keep: int = 0
     evictable: bool = False
+    origin: Origin | None = None
 
     @property
     def capacity(self) -> int:
@@ -196,17 +197,16 @@ class Admission:
             raise SessionExists(msg)
 
     def _open(self, spec: SessionSpec, *, insist: bool) -> Ingest | None:
-        line = Line(Sequence(self.core.pool), spec.head)
+        origin = spec.origin or Origin.empty(spec.head)
+        line = Line(Sequence(self.core.pool), origin.token_ids)
         ticks = TickQueue(spec.name, spec.max_pending, spec.on_full)
-        ticks.accepted_tokens = len(spec.head)
+        ticks.accepted_tokens = len(origin.token_ids)
         session = Ingest(self.core.next_id(), spec.name, spec.budget, spec.capacity, line, ticks,
-                         History(len(spec.head)))  # fmt: skip
+                         origin.history, now=origin.now)  # fmt: skip
         session.evictable, session.resident = spec.evictable, False
-        session.now = session.now._replace(position=len(spec.head))
         if spec.overflow != "error":
             slack = (spec.capacity - spec.keep) // 2
-            rows = WindowRows(len(spec.head))
-            session.window = Window(spec.overflow, spec.keep, rows, slack)
+            session.window = Window(spec.overflow, spec.keep, origin.rows, slack)
         if not self._fits_once_others_leave(spec, session):
             return None
         if spec.evictable:

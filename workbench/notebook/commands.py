@@ -172,6 +172,8 @@ AT = Option(
 )  # fmt: skip
 OUT = Option("-o", "out", "NAME", "also put the result into this variable, even if interrupted",
              _variable, is_keyword=False)  # fmt: skip
+WAIT = Option("--wait", "wait", "SECONDS", "wait in line for cells instead of failing",
+              real("seconds above 0", lambda s: 0 < s < float("inf")))  # fmt: skip
 NO_STREAM = Option("--no-stream", "live", "", "show the result only when it is complete",
                    is_keyword=False, sets=False)  # fmt: skip
 RATE = Option("--rate", "rate", "N", "rows per second; without it as fast as the engine takes them",
@@ -200,8 +202,7 @@ COMMANDS: dict[str, Command] = {
             Option("--window", "window", "TOKENS",
                    "tokens that a rebuilt window begins with at most", whole(1)),
             Option("--evictable", "evictable", "", "others may have its cells while it is idle"),
-            Option("--wait", "wait", "SECONDS", "wait in line for cells instead of failing",
-                   real("seconds above 0", lambda s: 0 < s < float("inf"))),
+            WAIT,
             Option("--on-full", "on_full", "HOW",
                    "when its queue is full: block, raise or drop_oldest",
                    one_of(*ON_FULL), values=ON_FULL),
@@ -211,6 +212,20 @@ COMMANDS: dict[str, Command] = {
         example='%stateful open btc --prompt "You watch the tape." --schema ohlcv --cells 512',
         python='engine = wb.current_engine() or wb.Engine()\n'
                's = engine.open("btc", prompt="You watch the tape.", schema="ohlcv", cells=512)',
+    ),
+    "fork": Command(
+        "[NAME] NEW", "Open a session that goes on from another, as it is or as it was.",
+        (
+            AT,
+            Option("--cells", "cells", "N", "its budget in tokens; the other's without it",
+                   whole(1)),
+            WAIT,
+        ),
+        example="%stateful fork btc what-if --at -1",
+        python='f = s.fork("what-if", at=wb.row(-1))',
+        more="It shares the rows until then: nothing is computed again. From then on neither sees\n"
+             "what the other is pushed. In Python, wb.diff(s, f, question) asks both.",
+        names_session=True,
     ),
     "list": Command(
         "", "The open sessions as a frame: their sizes, what waits, and their state.",

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from workbench.answer import Answer
 from workbench.backtest import Backtest
+from workbench.comparison import Diff
 from workbench.flash.query import FlashQuery
 from workbench.front import Engine
 from workbench.metrics import EngineStats
@@ -56,6 +57,24 @@ def answer_html(answer: Answer) -> str:
     failed = answer.error is not None and answer.finish_reason != "cancelled"
     note = _note(f"{type(answer.error).__name__}: {answer.error}", ALARM) if failed else ""
     return f'<div style="max-width:760px">{body}<div>{badges}</div>{note}</div>'
+
+
+def diff_text(diff: Diff) -> str:
+    """Both answers, each with its session's name before it."""
+    return "\n".join(f"{a.session_name}: {answer_text(a)}" for a in (diff.first, diff.second))
+
+
+def diff_html(diff: Diff) -> str:
+    """Both answers beside each other, and how much likelier each choice is to the second."""
+    sides = "".join(
+        f'<div style="flex:1 1 300px">{_bold(a.session_name)}{answer_html(a)}</div>'
+        for a in (diff.first, diff.second)
+    )
+    title = f'<div style="color:{FAINT};overflow-wrap:anywhere">{text(diff.first.question)}</div>'
+    moved = [f"{choice} {by:+.1%}" for choice, by in diff.shift.items()]
+    badges = "".join(map(badge, ["the same" if diff.same else "different", *moved]))
+    both = f'<div style="display:flex;flex-wrap:wrap;gap:4px 24px">{sides}</div>'
+    return f'<div style="max-width:760px">{title}{both}<div>{badges}</div></div>'
 
 
 def flash_text(query: FlashQuery) -> str:
@@ -398,6 +417,7 @@ def _pretty(function: Callable[[Any], str]) -> Callable[[Any, Any, bool], None]:
 _TEXT: dict[type, Callable[[Any], str]] = {
     Answer: answer_text,
     Backtest: backtest_text,
+    Diff: diff_text,
     Engine: engine_text,
     EngineStats: stats_text,
     Feed: feed_text,
@@ -409,6 +429,7 @@ _TEXT: dict[type, Callable[[Any], str]] = {
 _HTML: dict[type, Callable[[Any], str]] = {
     Answer: answer_html,
     Backtest: backtest_html,
+    Diff: diff_html,
     Engine: engine_html,
     EngineStats: stats_html,
     Feed: feed_html,

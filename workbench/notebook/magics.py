@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import sys
 import weakref
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -161,6 +161,8 @@ class StatefulMagics(Magics):
         match options.command:
             case "use":
                 return Turn(session)
+            case "fork":
+                return Turn(self._new(options.text, options, session.engine, session.fork))
             case "close":
                 session.close()
                 self.last = None
@@ -195,17 +197,23 @@ class StatefulMagics(Magics):
                 f"one in Python: wb.Engine({options.model!r})"
             )
             raise OptionsError(msg)
+        return self._new(options.session, options, engine, engine.open)
+
+    def _new(
+        self, name: str, options: StatefulOptions, engine: Engine, make: Callable[..., Session]
+    ) -> Session:
+        """A session that was not there before; it is the one used last from now on."""
         try:
-            session = engine.open(options.session, **options.keywords())
+            session = make(name, **options.keywords())
         except TimeoutError:
             held = ", ".join(f"{s.name} {s.budget:,}" for s in engine.sessions.values())
             msg = (
-                f"session {options.session!r} got no cells in {options.wait:g} s (held: {held}); "
+                f"session {name!r} got no cells in {options.wait:g} s (held: {held}); "
                 "close one of these, or ask for fewer --cells or a longer --wait"
             )
             raise CellsExhausted(msg) from None
-        self.last = options.session
-        self._seen.add(session.name)
+        self.last = name
+        self._seen.add(name)
         return session
 
     def _session(self, options: StatefulOptions, engine: Engine | None) -> Session:

@@ -28,7 +28,8 @@ class StatefulOptions:
     Attributes:
         command: one of `COMMANDS`; a cell's is ``ask``, ``push``, ``flash`` or ``backtest``.
         session: the session's name; None is the one used last.
-        text: the question, the expression to push or stream, or what help is wanted for.
+        text: the question, the expression to push or stream, a fork's name, or what help is
+            wanted for.
         lines: a cell's lines that are not blank, for ``--push`` and ``--flash``.
         prompt, schema, cells, overflow, window, evictable, wait, on_full, max_pending: as
             `Engine.open` takes them.
@@ -144,6 +145,11 @@ def parse_line(
     match command:
         case "open" | "use":
             return StatefulOptions(command, _one(where, words, "a NAME"), **given)
+        case "fork":
+            if len(words) not in (1, 2):
+                msg = f"{where}: expected [NAME] NEW, got {' '.join(words) or 'nothing'!r}"
+                raise OptionsError(msg)
+            return StatefulOptions(command, words[0] if words[1:] else None, words[-1], **given)
         case "close":
             name = words[0] if words else None
             if len(words) > 1 or (name and given):

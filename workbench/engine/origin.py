@@ -1,0 +1,60 @@
+"""Where a fork begins: what another session could see at one moment, to go on from there."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from workbench.cells.history import History, Place
+from workbench.cells.window import WindowRows
+from workbench.engine.work import Ingest, Mark
+from workbench.errors import WorkbenchError
+from workbench.moment import Moment
+
+
+@dataclass(frozen=True)
+class Origin:
+    """A session as of a moment, as integers: no cells are held.
+
+    Attributes:
+        token_ids: what was visible, oldest first.
+        now: that moment; a tick that was half in is a version of its own.
+        history: where the rows and versions until then ended.
+        rows: where the rows of its window begin.
+    """
+
+    token_ids: list[int]
+    now: Mark
+    history: History
+    rows: WindowRows
+
+    @classmethod
+    def empty(cls, head: list[int]) -> Origin:
+        """A session of which nothing but the tokens before any row is there."""
+        now = Mark(0, len(head), 0)
+        return cls(head, now, History(len(head)), WindowRows(len(head)))
+
+    @classmethod
+    def of(cls, session: Ingest, moment: Moment | None) -> Origin:
+        """``session`` as of a moment; None is the present.
+
+        Raises:
+            QuestionError: the moment has not come or has left the window. WorkbenchError: its keys
+            remember rows that have left, which nobody can compute again.
+        """
+        window = session.window
+        if window is not None and window.overflow == "evict" and window.rows.left:
+            msg = (
+                f"session {session.name!r}: rows have left its window, and overflow='evict' keeps "
+                "keys that remember them, which a fork cannot have; use overflow='rebuild'"
+            )
+            raise WorkbenchError(msg)
+        mark = session.as_of(moment)
+        left = window.rows.left if window is not None else 0
+        end = Place(mark.position + left, mark.version, mark.rows)
+        history = session.history.until(end)
+        return cls(
+            list(session.line.token_ids[: mark.position]),
+            mark._replace(version=history.version),
+            history,
+            window.rows.until(end.place, end.rows) if window is not None else WindowRows(0),
+        )
