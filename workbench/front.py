@@ -34,6 +34,7 @@ from workbench.progress import Stages
 from workbench.scheduler.cost import CostModel
 from workbench.scheduler.scheduler import StepLimits
 from workbench.session import Session
+from workbench.snapshot import restore
 from workbench.stateless import StatelessEngine
 from workbench.streams.render import Schema
 from workbench.tape import weights_path
@@ -187,13 +188,26 @@ class Engine(StatelessEngine):
         return self.admit(spec, columns, prompt, wait)
 
     def admit(
-        self, spec: SessionSpec, columns: Schema, prompt: str | None, wait: bool | float
-    ) -> Session:
-        """The session of a checked spec: at once, or after waiting in line, as `open` says."""
+        self, spec: SessionSpec, columns: Schema, prompt: str | None, wait: bool | float,
+        first: Callable[[Ingest], None] = lambda ingest: None,
+    ) -> Session:  # fmt: skip
+        """The session of a checked spec: at once, or after waiting in line, as `open` says.
+
+        ``first`` is called with it in the engine's thread; if that raises, it is closed again.
+        """
         check_wait(wait)
+
+        def begin(ingest: Ingest) -> Ingest:
+            try:
+                first(ingest)
+            except BaseException:
+                self.admission.close(ingest)
+                raise
+            return ingest
+
         if wait is False:
-            return self._opened(self._called(lambda: self.admission.open(spec),
-                                             self.admission.close), prompt, columns)  # fmt: skip
+            ingest = self._called(lambda: begin(self.admission.open(spec)), self.admission.close)
+            return self._opened(ingest, prompt, columns)
         if self._thread is threading.current_thread():
             msg = "open(wait=...) would stop the engine's own thread; open it from another"
             raise WorkbenchError(msg)
@@ -207,8 +221,37 @@ class Engine(StatelessEngine):
         except BaseException:
             self._leave_line(opening)
             raise
-        assert opening.session is not None
-        return self._opened(opening.session, prompt, columns)
+        opened = opening.session
+        assert opened is not None
+        self._called(lambda: begin(opened), self.admission.close)
+        return self._opened(opened, prompt, columns)
+
+    def restore(
+        self,
+        path: str | Path,
+        *,
+        name: str | None = None,
+        cells: int | None = None,
+        wait: bool | float = False,
+        compute: bool = False,
+    ) -> Session:
+        """Open the session that ``session.save`` wrote into a file, with its rows and versions.
+
+        Its cells come from the file; the last few are computed again and compared, so that cells
+        of another model are refused and not answered from. Flash queries are to be registered anew.
+
+        Args:
+            path: the file.
+            name, cells: instead of its own name and budget in tokens.
+            wait: as in `open`: wait in line for cells, True or seconds.
+            compute: leave the file's cells alone and compute all of them: for another ``dtype``, or
+                another model with the same tokenizer.
+
+        Raises:
+            FileNotFoundError: there is none. WorkbenchError: it is no such file, or of another
+            model. SessionExists, CellsExhausted, TimeoutError: as `open`. Nothing is opened.
+        """
+        return restore(self, Path(path), name=name, cells=cells, wait=wait, compute=compute)
 
     async def open_async(
         self, name: str, *, wait: bool | float = True, **options: Any

@@ -1,9 +1,10 @@
-"""What a session is opened with, checked before anything is promised: a new one, or a fork."""
+"""What a session is opened with, checked before anything is promised: new, forked, restored."""
 
 from __future__ import annotations
 
 import copy
 import operator
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from workbench.engine.admission import SessionSpec
@@ -86,9 +87,7 @@ def fork_of(
         SessionExists, CellsExhausted, WorkbenchError: with the numbers.
     """
     _check_name(engine, name)
-    if cells is not None and not _is_whole(cells):
-        msg = f"cells={cells!r}: expected a whole number"
-        raise WorkbenchError(msg)
+    _check_cells(cells)
     ingest = parent.ingest
     window, ticks = ingest.window, ingest.ticks
     spec = SessionSpec(
@@ -98,6 +97,26 @@ def fork_of(
     )  # fmt: skip
     _check_fits(spec, engine.decoder.max_positions)
     return spec, copy.copy(parent.schema)
+
+
+def restored(
+    engine: Engine, about: Mapping[str, Any], origin: Origin, head: list[int], name: str | None,
+    cells: int | None,
+) -> SessionSpec:  # fmt: skip
+    """The session of a file, under its own name and with its own budget unless told otherwise.
+
+    Raises:
+        SessionExists, CellsExhausted, WorkbenchError: with the numbers.
+    """
+    name = about["name"] if name is None else name
+    _check_name(engine, name)
+    _check_cells(cells)
+    spec = SessionSpec(
+        name, about["budget"] if cells is None else cells, head, about["max_pending"],
+        about["on_full"], about["overflow"], about["keep"], about["evictable"], origin,
+    )  # fmt: skip
+    _check_fits(spec, engine.decoder.max_positions)
+    return spec
 
 
 def check_wait(wait: Any) -> None:
@@ -114,6 +133,12 @@ def _check_name(engine: Engine, name: Any) -> None:
     if name in engine.sessions:
         msg = f"session {name!r} is open; use engine.session({name!r}), or close it first"
         raise SessionExists(msg)
+
+
+def _check_cells(cells: Any) -> None:
+    if cells is not None and not _is_whole(cells):
+        msg = f"cells={cells!r}: expected a whole number"
+        raise WorkbenchError(msg)
 
 
 def _check_fits(spec: SessionSpec, most: int) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from workbench.askable import Askable
@@ -12,6 +13,7 @@ from workbench.errors import CellsExhausted, EngineClosed, RowError, WorkbenchEr
 from workbench.events import Pushed, RowsDropped, SessionClosed
 from workbench.moment import Moment, moment
 from workbench.opening import fork_of
+from workbench.snapshot import save
 from workbench.streams.feed import Feed
 from workbench.streams.frames import to_rows
 from workbench.streams.render import Schema
@@ -250,7 +252,7 @@ class Session(Askable):
             return [row if row.endswith("\n") else row + "\n" for row in rows]
         return [line + "\n" for line in self.schema.render(list(rows)).split("\n")[:-1]]
 
-    # What if.
+    # What if, and what is kept.
 
     def fork(
         self,
@@ -288,6 +290,26 @@ class Session(Askable):
         origin = self.engine.call(lambda: Origin.of(self.ingest, then))
         spec, columns = fork_of(self.engine, self, name, origin, cells)
         return self.engine.admit(spec, columns, self.prompt, wait)
+
+    def save(self, path: str | Path, *, cells: bool = True) -> Path:
+        """Write it into a file, which ``engine.restore`` opens again, also in another process.
+
+        The file has every row this session was pushed before; rows that a background stream has
+        queued are not waited for. Flash queries are not in it.
+
+        Args:
+            path: the file; one that is there is replaced, once the new one is whole.
+            cells: with the K and V that are computed, so that nothing is computed again; without
+                them the file is small (a few bytes a token), and restoring computes everything.
+
+        Returns:
+            The path.
+        """
+        self._check_open()
+        pushed = self.ingest.ticks.last(from_stream=False)
+        if pushed is not None:
+            pushed.wait()
+        return save(self, Path(path), cells=cells)
 
     def close(self) -> None:
         """Free its cells; questions and rows still queued end with `SessionClosed`."""

@@ -3,6 +3,7 @@ import inspect
 import itertools
 import re
 import threading
+from pathlib import Path
 
 import polars as pl
 import pytest
@@ -101,6 +102,8 @@ def test_open_waits_in_line_and_gives_up_in_one_line(ip, engine, capsys):
 METHODS = {
     "open": (wb.Engine, "open"),
     "fork": (wb.Session, "fork"),
+    "save": (wb.Session, "save"),
+    "restore": (wb.Engine, "restore"),
     "ask": (wb.Session, "ask_start"),
     "push": (wb.Session, "push"),
     "stream": (wb.Session, "stream"),
@@ -140,8 +143,9 @@ def calls(monkeypatch):
 
 @pytest.mark.parametrize("command", [*sorted(METHODS), "cell"])
 def test_a_commands_python_makes_the_calls_that_its_example_makes(
-    ip, make_engine, calls, command, monkeypatch
+    ip, make_engine, calls, command, tmp_path, monkeypatch
 ):
+    monkeypatch.chdir(tmp_path)
     entry = CELL if command == "cell" else COMMANDS[command]
     seen = []
     for code in (entry.example, entry.python):
@@ -151,6 +155,7 @@ def test_a_commands_python_makes_the_calls_that_its_example_makes(
         if command != "open":
             ip["s"] = engine.open("btc", schema="ohlcv")
             ip["s"].push(BARS).wait()
+            ip["s"].save("btc.session")
         calls.clear()
         ip.run(code)
         wanted = METHODS["ask" if command == "cell" else command][1]
@@ -171,6 +176,7 @@ VALUES = {
     "--choices": ("up,down", ["up", "down"]), "--max-tokens": ("2", 2), "--stop": ("x", "x"),
     "--temperature": ("0.5", 0.5), "--top-p": ("0.5", 0.5), "--seed": ("3", 3),
     "--at": ("v1", wb.version(1)), "--rate": ("200", 200.0), "--speed": ("60x", "60x"),
+    "--no-cells": ("", False), "--compute": ("", True),
     "--every": ("2", 2), "--from": ("2", 2), "--to": ("4", 4), "--name": ("trend", "trend"),
 }  # fmt: skip
 BESIDE = {
@@ -183,14 +189,21 @@ BESIDE = {
     ("command", "name"),
     [(c, o.name) for c, entry in COMMANDS.items() for o in entry.options if o.is_keyword],
 )
-def test_every_option_reaches_the_method_as_the_keyword_it_sets(ip, engine, calls, command, name):
+def test_every_option_reaches_the_method_as_the_keyword_it_sets(
+    ip, engine, calls, command, name, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
     (key,) = (o.key for o in COMMANDS[command].options if o.name == name)
     text, value = VALUES[name]
-    rest = {"open": "new", "fork": "btc new", "stream": "btc bars"}.get(command, "btc Up?")
+    rest = {"open": "new", "fork": "btc new", "save": "btc file", "restore": "file",
+            "stream": "btc bars"}.get(command, "btc Up?")
     if command == "backtest" and name != "--every":
         rest += " --every 2"
     s = engine.open("btc", schema="ohlcv")
     s.push(BARS).wait()
+    if command == "restore":
+        s.save("file")
+        s.close()
     ip["bars"] = BARS
     calls.clear()
     ip.run(f"%stateful {command} {rest} {BESIDE.get(name, '')} {name} {text}")
@@ -352,6 +365,29 @@ def test_a_fork_is_the_session_used_last_and_shares_its_rows(opened, engine):
     ):
         with pytest.raises(wb.WorkbenchError, match=re.escape(said)):
             opened.run(f"%stateful {line}")
+
+
+def test_a_session_comes_back_from_its_file_into_a_new_engine(
+    opened, engine, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    opened.run("%stateful push btc ['one', 'two']")
+    assert opened.run("%stateful save 'my file' --no-cells") == Path("my file")
+    assert (tmp_path / "my file").exists()
+    opened.run("%stateful save btc with")
+    for line, said in (
+        ("save", "expected [NAME] FILE, got 'nothing'"),
+        ("restore", "expected a FILE"),
+        ("restore none", "none"),
+        ("restore with", "session 'btc' is open"),
+    ):
+        with pytest.raises((wb.WorkbenchError, OSError), match=re.escape(said)):
+            opened.run(f"%stateful {line}")
+    opened.run("%stateful close --all")
+    back = opened.run("%stateful restore with")
+    assert (back.name, back.rows) == ("btc", 2) and engine.session("btc") is back
+    opened.run("%stateful push btc 'three'")
+    assert back.rows == 3
 
 
 def test_a_seed_draws_the_same_answer_again(opened):

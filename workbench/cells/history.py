@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from array import array
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 UNKNOWN = -1  # a row that ends inside a token
@@ -72,14 +72,35 @@ class History:
             return None
         return Place(self._version_ends[index], number, self._version_rows[index])
 
+    @property
+    def arrays(self) -> dict[str, array[int]]:
+        """What it knows, for `of`; with ``gone`` that is all."""
+        return {
+            "row_ends": self._row_ends, "version_ends": self._version_ends,
+            "version_rows": self._version_rows,
+        }  # fmt: skip
+
+    @property
+    def gone(self) -> tuple[int, int]:
+        """How many rows and versions it has forgotten."""
+        return self._gone_rows, self._gone_versions
+
+    @classmethod
+    def of(cls, arrays: Mapping[str, array[int]], gone_rows: int, gone_versions: int) -> History:
+        """One that knows what another did; both then go their own way."""
+        made = cls(0)
+        made._row_ends = arrays["row_ends"][:]
+        made._version_ends = arrays["version_ends"][:]
+        made._version_rows = arrays["version_rows"][:]
+        made._gone_rows, made._gone_versions = gone_rows, gone_versions
+        return made
+
     def until(self, end: Place) -> History:
         """A copy that ends there; rows of a version that was not complete are one of their own."""
-        copy = History(0)
-        copy._gone_rows, copy._gone_versions = self._gone_rows, self._gone_versions
+        copy = History.of(self.arrays, *self.gone)
         rows, versions = end.rows - self._gone_rows, end.version - self._gone_versions
-        copy._row_ends = self._row_ends[: rows + 1]
-        copy._version_ends = self._version_ends[: versions + 1]
-        copy._version_rows = self._version_rows[: versions + 1]
+        del copy._row_ends[rows + 1 :]
+        del copy._version_ends[versions + 1 :], copy._version_rows[versions + 1 :]
         if versions < 0 and rows == 0:  # the version that left last ended there
             copy._gone_versions = end.version
         if not copy._version_ends or copy._version_ends[-1] < end.place:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 
 
 class WindowRows:
@@ -45,14 +45,33 @@ class WindowRows:
             self._read += 1
         self.end += num_tokens
 
+    @property
+    def arrays(self) -> dict[str, Sequence[int]]:
+        """Where its rows begin and which they are, for `of`; with ``counts`` that is all."""
+        return {"starts": self._starts, "numbers": self._numbers}
+
+    @property
+    def counts(self) -> tuple[int, int, int, int, int]:
+        """Tokens of the head, that have left, where it ends; rows ever read, and gone."""
+        return self.head, self.left, self.end, self._read, self._gone
+
+    @classmethod
+    def of(
+        cls, arrays: Mapping[str, Sequence[int]], head: int, left: int, end: int, read: int,
+        gone: int,
+    ) -> WindowRows:  # fmt: skip
+        """One that is as another was; both then go their own way."""
+        made = cls(head)
+        made.left, made.end, made._read, made._gone = left, end, read, gone
+        made._starts.extend(arrays["starts"])
+        made._numbers.extend(arrays["numbers"])
+        return made
+
     def until(self, place: int, rows: int) -> WindowRows:
         """A copy that ends at ``place``, where the first ``rows`` rows ever read end."""
-        copy = WindowRows(self.head)
-        copy.left, copy.end, copy._read, copy._gone = self.left, place, rows, self._gone
-        kept = [(s, n) for s, n in zip(self._starts, self._numbers, strict=True) if s < place]
-        copy._starts.extend(start for start, _ in kept)
-        copy._numbers.extend(number for _, number in kept)
-        return copy
+        kept = bisect_left(self._starts, place)
+        arrays = {name: list(values)[:kept] for name, values in self.arrays.items()}
+        return WindowRows.of(arrays, self.head, self.left, place, rows, self._gone)
 
     def index(self, place: int) -> int:
         """Where in the line's log a row that begins at ``place`` is."""

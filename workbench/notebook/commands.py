@@ -172,6 +172,8 @@ AT = Option(
 )  # fmt: skip
 OUT = Option("-o", "out", "NAME", "also put the result into this variable, even if interrupted",
              _variable, is_keyword=False)  # fmt: skip
+MODEL = Option("--model", "model", "ID", "a Hugging Face id or folder, for a new engine",
+               is_keyword=False)  # fmt: skip
 WAIT = Option("--wait", "wait", "SECONDS", "wait in line for cells instead of failing",
               real("seconds above 0", lambda s: 0 < s < float("inf")))  # fmt: skip
 NO_STREAM = Option("--no-stream", "live", "", "show the result only when it is complete",
@@ -195,8 +197,7 @@ COMMANDS: dict[str, Command] = {
             Option("--schema", "schema", "NAME", "how rows read; rows takes any columns",
                    one_of(*SCHEMA_NAMES), values=SCHEMA_NAMES),
             Option("--cells", "cells", "N", "its budget in tokens", whole(1)),
-            Option("--model", "model", "ID", "a Hugging Face id or folder, for a new engine",
-                   is_keyword=False),
+            MODEL,
             Option("--overflow", "overflow", "HOW", "when it is full: error, rebuild or evict",
                    one_of(*OVERFLOWS), values=OVERFLOWS),
             Option("--window", "window", "TOKENS",
@@ -226,6 +227,27 @@ COMMANDS: dict[str, Command] = {
         more="It shares the rows until then: nothing is computed again. From then on neither sees\n"
              "what the other is pushed. In Python, wb.diff(s, f, question) asks both.",
         names_session=True,
+    ),
+    "save": Command(
+        "[NAME] FILE", "Write a session into a file, with its cells.",
+        (Option("--no-cells", "cells", "", "a small file; restoring computes everything again",
+                sets=False),),
+        example="%stateful save btc btc.session",
+        python='s.save("btc.session")',
+        more="Flash queries are not in it.",
+        names_session=True,
+    ),
+    "restore": Command(
+        "FILE", "Open the session of a file, and an engine if none is open.",
+        (
+            Option("--name", "name", "NAME", "instead of its own name", _some),
+            Option("--cells", "cells", "N", "instead of its own budget in tokens", whole(1)),
+            MODEL,
+            WAIT,
+            Option("--compute", "compute", "", "compute its cells again, whatever the file has"),
+        ),
+        example="%stateful restore btc.session --name again",
+        python='s = engine.restore("btc.session", name="again")',
     ),
     "list": Command(
         "", "The open sessions as a frame: their sizes, what waits, and their state.",

@@ -133,7 +133,7 @@ class StatefulMagics(Magics):
             case "help":
                 sys.stdout.write(help_text(options.text) + "\n")
                 return Turn(None)
-            case "open":
+            case "open" | "restore":
                 return Turn(self._open(options, engine))
             case "list":
                 return Turn(displays.sessions_frame(engine))
@@ -161,6 +161,8 @@ class StatefulMagics(Magics):
         match options.command:
             case "use":
                 return Turn(session)
+            case "save":
+                return Turn(session.save(options.text, **options.keywords()))
             case "fork":
                 return Turn(self._new(options.text, options, session.engine, session.fork))
             case "close":
@@ -186,7 +188,14 @@ class StatefulMagics(Magics):
             raise
 
     def _open(self, options: StatefulOptions, engine: Engine | None) -> Session:
+        engine = self._engine(options, engine)
+        if options.command == "restore":
+            return self._new(options.text, options, engine, engine.restore)
         assert options.session is not None
+        return self._new(options.session, options, engine, engine.open)
+
+    def _engine(self, options: StatefulOptions, engine: Engine | None) -> Engine:
+        """The engine that is open, or one of the model asked for."""
         if engine is None:
             engine = Engine(options.model)
             _held[:] = [*(held for held in _held if not held.closed), engine]
@@ -197,12 +206,15 @@ class StatefulMagics(Magics):
                 f"one in Python: wb.Engine({options.model!r})"
             )
             raise OptionsError(msg)
-        return self._new(options.session, options, engine, engine.open)
+        return engine
 
     def _new(
         self, name: str, options: StatefulOptions, engine: Engine, make: Callable[..., Session]
     ) -> Session:
-        """A session that was not there before; it is the one used last from now on."""
+        """A session that was not there before; it is the one used last from now on.
+
+        ``name`` is what ``make`` is called with: of one in a file, that file.
+        """
         try:
             session = make(name, **options.keywords())
         except TimeoutError:
@@ -212,8 +224,8 @@ class StatefulMagics(Magics):
                 "close one of these, or ask for fewer --cells or a longer --wait"
             )
             raise CellsExhausted(msg) from None
-        self.last = name
-        self._seen.add(name)
+        self.last = session.name
+        self._seen.add(session.name)
         return session
 
     def _session(self, options: StatefulOptions, engine: Engine | None) -> Session:

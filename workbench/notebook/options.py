@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
+import shlex
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -28,8 +29,8 @@ class StatefulOptions:
     Attributes:
         command: one of `COMMANDS`; a cell's is ``ask``, ``push``, ``flash`` or ``backtest``.
         session: the session's name; None is the one used last.
-        text: the question, the expression to push or stream, a fork's name, or what help is
-            wanted for.
+        text: the question, the expression to push or stream, a fork's name, a file, or what
+            help is wanted for.
         lines: a cell's lines that are not blank, for ``--push`` and ``--flash``.
         prompt, schema, cells, overflow, window, evictable, wait, on_full, max_pending: as
             `Engine.open` takes them.
@@ -44,6 +45,7 @@ class StatefulOptions:
         live: show the result while it comes.
         out: the variable that gets the result.
         every_session: close all of them.
+        compute: as `Engine.restore` takes it.
     """
 
     command: str
@@ -52,7 +54,7 @@ class StatefulOptions:
     lines: tuple[str, ...] = ()
     prompt: str | None = None
     schema: str | None = None
-    cells: int | None = None
+    cells: int | bool | None = None
     model: str | None = None
     overflow: str | None = None
     window: int | None = None
@@ -81,6 +83,7 @@ class StatefulOptions:
     live: bool = True
     out: str | None = None
     every_session: bool = False
+    compute: bool | None = None
 
     def keywords(self, command: str | None = None) -> dict[str, Any]:
         """What the Python method behind a command (its own if None) is called with by keyword."""
@@ -145,9 +148,13 @@ def parse_line(
     match command:
         case "open" | "use":
             return StatefulOptions(command, _one(where, words, "a NAME"), **given)
-        case "fork":
+        case "restore":
+            return StatefulOptions(command, text=_one(where, _quoted(words), "a FILE"), **given)
+        case "fork" | "save":
+            words = _quoted(words)
             if len(words) not in (1, 2):
-                msg = f"{where}: expected [NAME] NEW, got {' '.join(words) or 'nothing'!r}"
+                takes = COMMANDS[command].takes
+                msg = f"{where}: expected {takes}, got {' '.join(words) or 'nothing'!r}"
                 raise OptionsError(msg)
             return StatefulOptions(command, words[0] if words[1:] else None, words[-1], **given)
         case "close":
@@ -310,6 +317,14 @@ def _topic(word: str) -> str:
         msg = f"%stateful help {word}: expected {', '.join(COMMANDS)} or cell{hint}"
         raise OptionsError(msg)
     return word
+
+
+def _quoted(words: list[str]) -> list[str]:
+    """The same words where quotes keep some together: a file's name may have spaces."""
+    try:
+        return shlex.split(" ".join(words))
+    except ValueError:  # a quote that nothing ends
+        return words
 
 
 def _one(where: str, words: list[str], expected: str) -> str:
