@@ -22,9 +22,10 @@ class Event:
 
 @dataclass(frozen=True, kw_only=True)
 class SessionOpened(Event):
-    """A session was opened with this budget, in cells."""
+    """A session was opened with this budget, in cells; a fork and one of a file begin with rows."""
 
     budget: int
+    rows: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -188,26 +188,13 @@ class Engine(StatelessEngine):
         return self.admit(spec, columns, prompt, wait)
 
     def admit(
-        self, spec: SessionSpec, columns: Schema, prompt: str | None, wait: bool | float,
-        first: Callable[[Ingest], None] = lambda ingest: None,
-    ) -> Session:  # fmt: skip
-        """The session of a checked spec: at once, or after waiting in line, as `open` says.
-
-        ``first`` is called with it in the engine's thread; if that raises, it is closed again.
-        """
+        self, spec: SessionSpec, columns: Schema, prompt: str | None, wait: bool | float
+    ) -> Session:
+        """The session of a checked spec: at once, or after waiting in line, as `open` says."""
         check_wait(wait)
-
-        def begin(ingest: Ingest) -> Ingest:
-            try:
-                first(ingest)
-            except BaseException:
-                self.admission.close(ingest)
-                raise
-            return ingest
-
         if wait is False:
-            ingest = self._called(lambda: begin(self.admission.open(spec)), self.admission.close)
-            return self._opened(ingest, prompt, columns)
+            return self._opened(self._called(lambda: self.admission.open(spec),
+                                             self.admission.close), prompt, columns)  # fmt: skip
         if self._thread is threading.current_thread():
             msg = "open(wait=...) would stop the engine's own thread; open it from another"
             raise WorkbenchError(msg)
@@ -221,10 +208,8 @@ class Engine(StatelessEngine):
         except BaseException:
             self._leave_line(opening)
             raise
-        opened = opening.session
-        assert opened is not None
-        self._called(lambda: begin(opened), self.admission.close)
-        return self._opened(opened, prompt, columns)
+        assert opening.session is not None
+        return self._opened(opening.session, prompt, columns)
 
     def restore(
         self,
@@ -306,7 +291,8 @@ class Engine(StatelessEngine):
     def _opened(self, ingest: Ingest, prompt: str | None, columns: Schema) -> Session:
         session = Session(self, ingest, prompt, columns)
         self._sessions[ingest.name] = session
-        self.events.emit(SessionOpened(session=ingest.name, budget=ingest.budget))
+        self.events.emit(SessionOpened(session=ingest.name, budget=ingest.budget,
+                                       rows=ingest.now.rows))  # fmt: skip
         self.wake()
         return session
 

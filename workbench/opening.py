@@ -72,8 +72,9 @@ def spec_of(
         )
         raise WorkbenchError(msg)
     keep = budget // 4 if window is None else window
-    spec = SessionSpec(name, budget, head, max_pending, on_full, overflow,
-                       keep if overflow == "rebuild" else 0, evictable)  # fmt: skip
+    spec = SessionSpec(name, operator.index(budget), head, operator.index(max_pending), on_full,
+                       overflow, operator.index(keep) if overflow == "rebuild" else 0,
+                       evictable)  # fmt: skip
     _check_fits(spec, most)
     return spec, columns
 
@@ -91,8 +92,9 @@ def fork_of(
     ingest = parent.ingest
     window, ticks = ingest.window, ingest.ticks
     spec = SessionSpec(
-        name, ingest.budget if cells is None else cells, engine.tokens.head(parent.prompt),
-        ticks.max_rows, ticks.on_full, window.overflow if window is not None else "error",
+        name, ingest.budget if cells is None else operator.index(cells),
+        engine.tokens.head(parent.prompt), ticks.max_rows, ticks.on_full,
+        window.overflow if window is not None else "error",
         window.keep if window is not None else 0, ingest.evictable, origin,
     )  # fmt: skip
     _check_fits(spec, engine.decoder.max_positions)
@@ -112,8 +114,9 @@ def restored(
     _check_name(engine, name)
     _check_cells(cells)
     spec = SessionSpec(
-        name, about["budget"] if cells is None else cells, head, about["max_pending"],
-        about["on_full"], about["overflow"], about["keep"], about["evictable"], origin,
+        name, about["budget"] if cells is None else operator.index(cells), head,
+        about["max_pending"], about["on_full"], about["overflow"], about["keep"],
+        about["evictable"], origin,
     )  # fmt: skip
     _check_fits(spec, engine.decoder.max_positions)
     return spec
@@ -145,12 +148,13 @@ def _check_fits(spec: SessionSpec, most: int) -> None:
     """Room for what it begins with and more, within the model's positions and its own window."""
     head = len(spec.head)
     begins = head if spec.origin is None else len(spec.origin.token_ids)
-    takes = "its prompt takes" if spec.origin is None else "it begins with"
-    if not begins < spec.capacity <= most:
+    takes = f"{'its prompt takes' if spec.origin is None else 'it begins with'} {begins:,}"
+    least = begins if spec.origin is not None else begins + 1  # one that is full can be asked
+    if not least <= spec.capacity <= most:
         msg = (
             f"session {spec.name!r} wants {spec.budget:,} cells"
             f"{', half of them for its next window' if spec.overflow == 'rebuild' else ''}; "
-            f"expected room for more than the {begins:,} {takes} and at most the "
+            f"expected room for {least:,} at least, since {takes}, and at most the "
             f"{most:,} positions of the model"
         )
         raise CellsExhausted(msg)

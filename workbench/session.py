@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from workbench.askable import Askable
 from workbench.engine.origin import Origin
 from workbench.engine.work import Ingest
-from workbench.errors import CellsExhausted, EngineClosed, RowError, WorkbenchError
+from workbench.errors import CellsExhausted, EngineClosed, RowError, TickDropped, WorkbenchError
 from workbench.events import Pushed, RowsDropped, SessionClosed
 from workbench.moment import Moment, moment
 from workbench.opening import fork_of
@@ -284,9 +285,8 @@ class Session(Askable):
         """
         self._check_open()
         then = moment(at)
-        pushed = self.ingest.ticks.last(from_stream=False)
-        if pushed is not None and not (then is not None and self.ingest.has_come(then)):
-            pushed.wait()
+        if then is None or not self.ingest.has_come(then):
+            self._wait_for_pushed()
         origin = self.engine.call(lambda: Origin.of(self.ingest, then))
         spec, columns = fork_of(self.engine, self, name, origin, cells)
         return self.engine.admit(spec, columns, self.prompt, wait)
@@ -306,10 +306,14 @@ class Session(Askable):
             The path.
         """
         self._check_open()
+        self._wait_for_pushed()
+        return save(self, Path(path), cells=cells)
+
+    def _wait_for_pushed(self) -> None:
         pushed = self.ingest.ticks.last(from_stream=False)
         if pushed is not None:
-            pushed.wait()
-        return save(self, Path(path), cells=cells)
+            with contextlib.suppress(TickDropped):  # 'drop_oldest': newer rows took its place
+                pushed.wait()
 
     def close(self) -> None:
         """Free its cells; questions and rows still queued end with `SessionClosed`."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from array import array
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -48,16 +49,23 @@ def save(session: Session, path: Path, *, cells: bool) -> Path:
         "columns": session.schema.columns, "budget": session.budget, "overflow": session.overflow,
         "keep": window.keep if window is not None else 0, "evictable": session.evictable,
         "on_full": ticks.on_full, "max_pending": ticks.max_rows, "now": list(origin.now),
-        "gone": origin.history.gone, "window": origin.rows.counts,
+        "gone": origin.history.gone, "window": origin.rows.counts, "slack": origin.slack,
+        "tick": origin.tick, "tokenizer": engine.tokens.fingerprint,
     }  # fmt: skip
     tensors = {"token_ids": torch.tensor(origin.token_ids, dtype=torch.int32), **carried}
     for part, arrays in (("history", origin.history.arrays), ("window", origin.rows.arrays)):
         for name, values in arrays.items():
             tensors[f"{part}.{name}"] = torch.tensor(list(values), dtype=torch.int64)
+    if not path.parent.is_dir():
+        msg = f"{path.parent} is no folder; make it first"
+        raise FileNotFoundError(msg)
     partial = path.with_name(path.name + ".partial")
     try:
         save_file(tensors, partial, {"workbench": json.dumps(about)})
         partial.replace(path)
+    except SafetensorError as error:  # which says neither which file nor that it is one
+        msg = f"{path} could not be written ({error}); what was there is as it was"
+        raise OSError(msg) from None
     finally:
         partial.unlink(missing_ok=True)
     return path
@@ -79,14 +87,16 @@ def restore(
     origin = Origin(
         tensors["token_ids"].tolist(), Mark(*about["now"]),
         History.of(_ints(tensors, "history"), *about["gone"]),
-        WindowRows.of(_ints(tensors, "window"), *about["window"]),
+        WindowRows.of(_ints(tensors, "window"), *about["window"]), about["slack"], about["tick"],
     )  # fmt: skip
     columns = schema_for(about["schema"])
     columns.columns = None if about["columns"] is None else tuple(about["columns"])
     head = engine.tokens.head(about["prompt"])
-    if origin.token_ids[: len(head)] != head:
+    most = engine.decoder.model.config.get_text_config().vocab_size
+    same = about["tokenizer"] == engine.tokens.fingerprint and max(origin.token_ids) < most
+    if not same or origin.token_ids[: len(head)] != head:
         msg = (
-            f"{path}: its prompt has other tokens than this engine's model {engine.model_name!r} "
+            f"{path}: its text has other tokens than this engine's model {engine.model_name!r} "
             f"reads it as; open an engine with the model it was saved from ({about['model']!r})"
         )
         raise WorkbenchError(msg)
@@ -105,11 +115,14 @@ def restore(
             )
             raise WorkbenchError(msg) from None
 
-    return engine.admit(spec, columns, about["prompt"], wait, first)
+    return engine.admit(replace(spec, first=first), columns, about["prompt"], wait)
 
 
 def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """What a file says and holds."""
+    if path.is_dir():
+        msg = f"{path} is a folder; expected a file that session.save wrote"
+        raise IsADirectoryError(msg)
     try:
         with safe_open(path, framework="pt") as file:
             about = json.loads((file.metadata() or {})["workbench"])

@@ -7,7 +7,14 @@ import pytest
 import workbench as wb
 from tests.engine.test_moments import context, text
 from workbench.engine.origin import Origin
-from workbench.errors import CellsExhausted, QuestionError, SessionExists, WorkbenchError
+from workbench.errors import (
+    CellsExhausted,
+    QuestionError,
+    SessionExists,
+    TickDropped,
+    WorkbenchError,
+)
+from workbench.events import Committed
 from workbench.opening import fork_of
 from workbench.scheduler.scheduler import StepLimits
 from workbench.testing import (
@@ -111,6 +118,45 @@ def test_a_fork_of_a_rebuilt_window_has_its_rows_and_goes_on_moving(make_engine)
     check_books(engine)
 
 
+def test_a_fork_of_a_window_keeps_its_rows_until_it_has_to_move(make_engine):
+    engine = make_engine(start=False, cells=4096, limits=StepLimits(tokens=64))
+    parent = engine.open("s", cells=1600, overflow="rebuild", window=200)
+    number = 0
+    while not parent.ingest.first_row or parent.position < 600:
+        parent.push(text(number))
+        run_until_idle(engine)
+        number += 1
+    fork = parent.fork("fork")
+    assert fork.ingest.window.slack == parent.ingest.window.slack
+    run_until_idle(engine)
+    assert fork.window_rows == parent.window_rows and fork.token_ids == parent.token_ids
+
+
+def test_forked_as_soon_as_rows_are_visible_it_has_all_of_them(still):
+    parent = still.open("s", cells=400)
+    origins = []
+    still.events.subscribe(
+        lambda e: origins.append(Origin.of(parent.ingest, None)) if isinstance(e, Committed) else 0
+    )
+    parent.push("one")
+    parent.push(["two", "three"])
+    run_until_idle(still)  # both in one step
+    assert [origin.now.rows for origin in origins] == [3, 3]
+    assert [origin.history.rows for origin in origins] == [3, 3]
+
+
+def test_rows_that_a_full_queue_dropped_are_not_waited_for(still, tmp_path, monkeypatch):
+    parent = still.open("s", cells=400, on_full="drop_oldest", max_pending=1)
+    tick = parent.push("one")
+
+    def dropped():
+        raise TickDropped("1 rows were dropped")
+
+    monkeypatch.setattr(tick, "wait", dropped)
+    assert parent.fork("fork").rows == 0
+    assert parent.save(tmp_path / "file").exists()
+
+
 def test_a_window_whose_keys_remember_what_left_cannot_be_forked(make_engine):
     engine = make_engine(start=False, cells=1024, limits=StepLimits(tokens=24))
     parent = engine.open("s", cells=120, overflow="evict")
@@ -165,7 +211,7 @@ def test_what_cannot_be_forked_is_one_clear_error_and_opens_nothing(still):
         (SessionExists, "'s' is open", {"name": "s"}),
         (WorkbenchError, "without spaces", {"name": "a b"}),
         (WorkbenchError, "cells='many': expected a whole number", {"cells": "many"}),
-        (CellsExhausted, f"room for more than the {num} it begins with", {"cells": num}),
+        (CellsExhausted, f"since it begins with {num},", {"cells": num - 1}),
         (CellsExhausted, "can still be promised", {"cells": 4000}),
         (WorkbenchError, "wait=-1", {"wait": -1}),
         (QuestionError, "goes from row 0 to 12", {"at": 13}),
@@ -174,6 +220,12 @@ def test_what_cannot_be_forked_is_one_clear_error_and_opens_nothing(still):
         with pytest.raises(error, match=words):
             parent.fork(**{"name": "fork", **options})
     assert set(still.sessions) == {"s"} == {s.name for s in still.core.sessions.values()}
+    full = parent.fork("full", cells=num)  # which takes no more rows, but questions
+    answer = full.ask_start("so?", max_tokens=2)
+    run_until_idle(still)
+    assert_recomputes(still.decoder.model, answer, BOUND)
+    with pytest.raises(CellsExhausted, match="0 of its"):
+        full.push("more")
     parent.close()
     with pytest.raises(WorkbenchError, match="is closed"):
         parent.fork("late")

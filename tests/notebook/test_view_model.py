@@ -97,6 +97,20 @@ def test_rows_per_second_and_the_worst_lag_of_the_last_seconds(stepped):
     assert (row.rows_rate, row.lag_ms, row.worst_lag_ms) == (4.0, 100.0, 300.0)
 
 
+def test_a_fork_has_not_had_the_rows_that_it_began_with_just_now(stepped, run_dry):
+    watch = Watch()
+    parent = stepped.open("btc", cells=200)
+    parent.push(["a", "b", "c", "d"])
+    run_dry(stepped)
+    seen = []
+    stepped.events.subscribe(lambda event: (seen.append(event), watch.take(event)))
+    fork = parent.fork("what-if")
+    fork.push("e")
+    run_dry(stepped)
+    _, row = watch.session_rows(stepped, seen[-1].time)
+    assert (row.rows, row.rows_rate) == (5, 1 / WINDOW_S)
+
+
 def test_a_session_seen_first_at_a_tick_has_not_had_all_its_rows_just_now(stepped):
     stepped.open("btc", cells=100)
     watch = Watch()

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 
 from workbench.cells.line import Line
@@ -20,7 +20,7 @@ from workbench.engine.origin import Origin
 from workbench.engine.questions import Questions
 from workbench.engine.windows import Windows
 from workbench.engine.work import Ingest, Overflow, Window
-from workbench.errors import CellsExhausted, SessionClosed, SessionExists
+from workbench.errors import CellsExhausted, SessionClosed, SessionExists, WorkbenchError
 from workbench.events import Evicted, Returned, Shared
 from workbench.scheduler.scheduler import Kind
 from workbench.tick import OnFull, TickQueue
@@ -41,6 +41,8 @@ class SessionSpec:
         overflow, keep: what it does when full, and the tokens a rebuilt window keeps at least.
         evictable: whether its cells may be taken while it is idle.
         origin: what a fork begins as; its ``head`` are the tokens before any row all the same.
+        first: called with it once it has its cells, before anything runs; what it raises closes
+            the session and is raised to whoever opens it.
     """
 
     name: str
@@ -52,6 +54,7 @@ class SessionSpec:
     keep: int = 0
     evictable: bool = False
     origin: Origin | None = None
+    first: Callable[[Ingest], None] | None = None
 
     @property
     def capacity(self) -> int:
@@ -206,7 +209,8 @@ class Admission:
         session.evictable, session.resident = spec.evictable, False
         if spec.overflow != "error":
             slack = (spec.capacity - spec.keep) // 2
-            session.window = Window(spec.overflow, spec.keep, origin.rows, slack)
+            slack = slack if origin.slack is None else min(slack, origin.slack)
+            session.window = Window(spec.overflow, spec.keep, origin.rows, slack, origin.tick)
         if not self._fits_once_others_leave(spec, session):
             return None
         if spec.evictable:
@@ -221,6 +225,8 @@ class Admission:
         if has_room:
             try:
                 self._move_in(session)
+                if spec.first is not None:
+                    spec.first(session)
             except BaseException:
                 self.close(session)
                 raise
@@ -285,7 +291,12 @@ class Admission:
                 self._line.remove(entry)
             elif not openings_wait:
                 spec = entry.spec
-                opened = self._open(spec, insist=True)
+                try:
+                    opened = self._open(spec, insist=True)
+                except WorkbenchError as error:  # of ``first``; nobody else is to suffer from it
+                    self._line.remove(entry)
+                    entry.finish(error)
+                    continue
                 if opened is not None:
                     self._line.remove(entry)
                     entry.session = opened

@@ -171,14 +171,14 @@ class Ingestion:
 
         def whole(tick: Tick) -> None:
             session.now = session.now.after(tick)
-            finished.append((tick, session.now))
-
-        session.ticks.consume(num_tokens, whole)
-        for tick, now in finished:
             session.history.add(tick.num_tokens, tick.rows, tick.row_starts)
             if session.window is not None:
                 session.window.rows.add(tick.num_tokens, tick.row_starts)
                 session.window.tick = max(tick.num_tokens, 0.9 * session.window.tick)
+            finished.append((tick, session.now))
+
+        session.ticks.consume(num_tokens, whole)
+        for tick, now in finished:  # all are in the books before anybody is told
             tick.version = now.version
             tick.finish()
             lag_s = time.perf_counter() - tick.pushed_at

@@ -20,12 +20,15 @@ class Origin:
         now: that moment; a tick that was half in is a version of its own.
         history: where the rows and versions until then ended.
         rows: where the rows of its window begin.
+        slack, tick: of its window, as `Window` has them; no slack is that of a new one.
     """
 
     token_ids: list[int]
     now: Mark
     history: History
     rows: WindowRows
+    slack: int | None = None
+    tick: float = 0.0
 
     @classmethod
     def empty(cls, head: list[int]) -> Origin:
@@ -45,16 +48,16 @@ class Origin:
         if window is not None and window.overflow == "evict" and window.rows.left:
             msg = (
                 f"session {session.name!r}: rows have left its window, and overflow='evict' keeps "
-                "keys that remember them, which a fork cannot have; use overflow='rebuild'"
+                "keys that remember them: neither a fork nor a file can have it; use 'rebuild'"
             )
             raise WorkbenchError(msg)
         mark = session.as_of(moment)
         left = window.rows.left if window is not None else 0
         end = Place(mark.position + left, mark.version, mark.rows)
         history = session.history.until(end)
-        return cls(
-            list(session.line.token_ids[: mark.position]),
-            mark._replace(version=history.version),
-            history,
-            window.rows.until(end.place, end.rows) if window is not None else WindowRows(0),
-        )
+        ids = list(session.line.token_ids[: mark.position])
+        now = mark._replace(version=history.version)
+        if window is None:
+            return cls(ids, now, history, WindowRows(0))
+        rows = window.rows.until(end.place, end.rows)
+        return cls(ids, now, history, rows, window.slack, window.tick)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 from bisect import bisect_left
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Any
 
 from workbench.errors import QuestionError, RowError
@@ -32,6 +34,13 @@ class Tokens:
         self.eos_ids = frozenset(eos_ids)
         self._end = eos_ids[:1]
         self._tail = self._split_template(with_prompt=False)[-1]
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Names the tokenizer: its vocabulary, and how it cuts a text with a bit of everything."""
+        vocabulary = sorted(self.tokenizer.get_vocab().items())
+        sample = self.data("Ab  12.5,-3\n\tup \u00e9\u4e2d\U0001f600 <s>")
+        return hashlib.sha256(repr((vocabulary, sample)).encode()).hexdigest()
 
     def head(self, prompt: str | None) -> list[int]:
         """The ids a session begins with, before any row."""

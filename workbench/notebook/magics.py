@@ -219,8 +219,9 @@ class StatefulMagics(Magics):
             session = make(name, **options.keywords())
         except TimeoutError:
             held = ", ".join(f"{s.name} {s.budget:,}" for s in engine.sessions.values())
+            what = "the session in" if options.command == "restore" else "session"
             msg = (
-                f"session {name!r} got no cells in {options.wait:g} s (held: {held}); "
+                f"{what} {name!r} got no cells in {options.wait:g} s (held: {held}); "
                 "close one of these, or ask for fewer --cells or a longer --wait"
             )
             raise CellsExhausted(msg) from None

@@ -187,7 +187,7 @@ class Watch:
                 self._steps.add(event.time, 1)
                 self._tokens.add(event.time, event.ingest)
             case SessionOpened():
-                self._commits[event.session or ""] = _Commits()
+                self._commits[event.session or ""] = _Commits(event.rows)
             case Committed():
                 seen = self._commits.setdefault(event.session or "", _Commits(event.rows))
                 seen.rate.add(event.time, max(0, event.rows - seen.rows))
