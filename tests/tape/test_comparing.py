@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 
 import numpy as np
@@ -102,6 +103,20 @@ def test_a_level_asked_for_yes_or_no_or_the_other_way_round_has_the_same_truth(s
             kinds.add("plain")
             assert asked.answer == ("above" if over else "below")
     assert kinds == {"yes", "turned", "plain"}
+
+
+def test_levels_are_zero_where_values_go_below_it_and_nowhere_else():
+    met: dict[bool, set[str]] = {True: set(), False: set()}
+    for stream, asked in itertools.chain(*(drawn("level", s, 400) for s in ("rows", "spatial"))):
+        if len(stream.members) > 1:
+            continue
+        rows = stream.rows[: asked.rows]
+        values = [float(shown(row, asked.column, stream.schema)) for row in rows]
+        numbers = [float(n) for n in re.findall(NUMBER, asked.text)]
+        level = next(n for n in reversed(numbers) if n != values[-1])
+        side = "zero" if level == 0 else "other" if level * values[-1] < 0 else "same"
+        met[min(values[-12:]) < 0].add(side)
+    assert met[False] == {"same"} and {"zero", "same"} <= met[True]
 
 
 @pytest.mark.parametrize("family", ["level", "larger", "compare"])

@@ -60,6 +60,22 @@ def test_sensors_leave_their_limits_stick_and_fail():
     assert stuck > 3
 
 
+def test_readings_and_columns_may_go_below_zero():
+    rng = np.random.default_rng(6)
+    below = {"iot": 0, "rows": 0, "vitals": 0, "ohlcv": 0}
+    for schema in below:
+        for _ in range(60):
+            stream = make_stream(rng, 12, schema)
+            numbers = [v for row in stream.rows for v in row.values() if isinstance(v, float | int)]
+            below[schema] += min(numbers) < 0
+            assert all(row["low"] <= row["high"] for row in stream.rows if schema == "iot")
+    assert below["vitals"] == below["ohlcv"] == 0
+    assert 3 < below["iot"] < 25 and 3 < below["rows"] < 45
+    for regime in UNSEEN:  # these stay as they are, so that scores compare
+        rows = make_stream(rng, 60, "iot", regime=regime).rows
+        assert min(row["value"] for row in rows if row["value"] is not None) > 0
+
+
 def test_markets_have_gaps_jumps_and_still_bars():
     rng = np.random.default_rng(6)
     still = gaps = 0

@@ -7,8 +7,11 @@ from dataclasses import asdict, replace
 
 import pytest
 
+from workbench.tape.batch import make_batch
+from workbench.tape.generators import SCHEMAS
 from workbench.tape.questions import FAMILIES
 from workbench.tape.recipe import STAGES, Recipe, read_recipe
+from workbench.tape.train import Run
 
 
 def test_the_schedule_is_a_function_of_the_share_done():
@@ -39,10 +42,29 @@ def test_long_contexts_are_trained_on():
 
 
 def test_a_recipe_comes_back_from_its_checkpoint(small):
-    assert read_recipe(json.loads(json.dumps(asdict(small)))) == small
+    shares = replace(small.stages[1], schemas=(0.5, 0.5, 0.0, 0.0, 0.0, 0.0), rates=(0.3, 0.1))
+    for recipe in (small, replace(small, stages=(small.stages[0], shares))):
+        assert read_recipe(json.loads(json.dumps(asdict(recipe)))) == recipe
 
 
 def test_what_a_stage_asks_more_about_is_a_share_of_known_families():
     for stage in STAGES:
         assert set(stage.more) <= set(FAMILIES)
         assert sum(stage.more.values()) < 1.0
+        if stage.schemas is not None:
+            assert len(stage.schemas) == len(SCHEMAS) and sum(stage.schemas) == pytest.approx(1.0)
+
+
+def test_a_stage_may_draw_its_schemas_by_shares_of_its_own(small, monkeypatch):
+    drawn = []
+
+    def made(*args, schemas, **kept):
+        drawn.append(schemas)
+        return make_batch(*args, schemas=schemas, **kept)
+
+    monkeypatch.setattr("workbench.tape.train.make_batch", made)
+    only = (0.0, 0.0, 1.0, 0.0, 0.0, 0.0)
+    first, second = small.stages
+    Run(replace(small, stages=(replace(first, schemas=only), second))).advance()
+    Run(small).advance()
+    assert drawn == [only, small.schemas]

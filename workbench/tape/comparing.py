@@ -18,6 +18,8 @@ from workbench.tape import wording
 from workbench.tape.moments import Asked, Moment, shown, value_of
 
 OFFSETS = (0.3, 1.0, 3.0, 10.0)  # of a level, in usual steps of the value
+ZERO = 0.1  # share of levels that are zero, where values go below it
+NEGATIVE = 0.3  # share of pairs
 SIDES = ("above", "below")
 
 
@@ -117,13 +119,16 @@ def _near(at: Moment, rows: list, column: str) -> str | None:
     usual = float(steps.mean()) if len(steps) else 0.0
     away = (usual + 1e-4 * abs(last)) * at.rng.choice(OFFSETS) * at.rng.uniform(0.5, 1.5)
     number = last + away * at.rng.choice([-1, 1])
-    if number * last < 0 or number == 0:
+    if any(value is not None and value < 0 for value in recent):
+        number = 0.0 if at.rng.random() < ZERO else number
+    elif number * last < 0 or number == 0:  # what has never been below zero is not compared there
         number = last * at.rng.choice([0.5, 1.5])
     text = price_text(number)
     whole = isinstance(rows[-1][column], int)
     if whole or at.rng.random() < 0.3:
         digits = max(0, (2 if at.rng.random() < 0.5 else 3) - len(str(int(abs(number)))))
         text = f"{number:.{digits}f}"
+    text = "0" if float(text) == 0 else text
     return None if float(text) == last else text
 
 
@@ -134,7 +139,7 @@ def _two(rng: np.random.Generator) -> tuple[str, str]:
         apart = math.exp(rng.uniform(math.log(2e-4), math.log(0.5)))
         pair = [size, size * (1 + apart)]
         digits = int(rng.integers(0, 4)) if rng.random() < 0.5 else None
-        sign = "-" if rng.random() < 0.08 else ""
+        sign = "-" if rng.random() < NEGATIVE else ""
         texts = [price_text(v) if digits is None else f"{v:.{digits}f}" for v in pair]
         if float(texts[0]) != float(texts[1]):
             first = int(rng.integers(2))

@@ -22,6 +22,7 @@ T = TypeVar("T")
 SCHEMAS = ("ohlcv", "iot", "vitals", "event", "spatial", "rows")
 SHARES = (0.46, 0.16, 0.1, 0.1, 0.08, 0.1)
 UNSEEN = ("crash", "saw", "stairs", "huge", "tiny")
+BELOW_ZERO = 0.15  # share of streams of sensors, and of columns of plain rows
 ENTITY = {"ohlcv": "symbol", "iot": "sensor", "vitals": "patient", "spatial": "id"}
 
 SYMBOLS = (
@@ -225,16 +226,22 @@ def _sensors(rng: np.random.Generator, rows: int, several: bool, regime: str) ->
     turns = _turns(rng, rows, count, rng.random() < 0.5)
     values: list[list[float | None]] = []
     limits: list[list[float]] = []
+    cold = regime == "train" and rng.random() < BELOW_ZERO
     for _ in range(count):
         middle, _ = _scales(rng, regime)
         middle = min(middle, 5000.0) if regime != "huge" else middle
         spread = middle * 10 ** rng.uniform(-2.0, -0.6)
+        if cold:
+            spread = float(10 ** rng.uniform(-0.5, 1.3))
+            middle = spread * rng.uniform(-12, 2)
         pull = rng.uniform(0.05, 0.5)
         level, made = 0.0, []
         for step in walk(rng, rows, regime) * rng.uniform(0.3, 0.9):
             level += step - pull * level
             made.append(level)
-        value = np.maximum(middle + spread * np.array(made), middle * 0.01)
+        value = middle + spread * np.array(made)
+        if not cold:
+            value = np.maximum(value, middle * 0.01)
         stuck = int(rng.integers(0, rows))
         if rng.random() < 0.25:
             value[stuck : stuck + int(rng.integers(3, 15))] = value[stuck]
@@ -338,7 +345,10 @@ def _plain(rng: np.random.Generator, rows: int, several: bool, regime: str) -> l
             start = float(rng.uniform(0.6, 2.5))
             step = float(10 ** rng.uniform(-2.5, -1.4))
         moves = np.clip(step * np.cumsum(walk(rng, rows, regime)), -4, 4)
-        columns[name] = printed(start * np.exp(moves))
+        values = start * np.exp(moves)
+        if regime == "train" and rng.random() < BELOW_ZERO:  # a balance, a longitude
+            values = start * (moves + rng.uniform(-1.5, 0.5))
+        columns[name] = printed(values)
     made = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
     if rng.random() < 0.35:
         day = np.datetime64("2010-01-01") + int(rng.integers(0, 6000))

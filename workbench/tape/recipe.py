@@ -35,7 +35,7 @@ class Stage:
     the share of streams that are retold with names off no list, ``several`` that of streams of
     several members, where it is not the schemas' own; ``plain`` questions compare in one direction
     only (`comparing`); ``rates`` are the shares of the learning rate that it begins and ends with,
-    where it has its own.
+    where it has its own; ``schemas`` the shares of its streams' schemas, likewise.
     """
 
     until: float
@@ -48,6 +48,7 @@ class Stage:
     several: float | None = None
     plain: bool = False
     rates: tuple[float, float] | None = None
+    schemas: tuple[float, ...] | None = None
 
 
 # fmt: off
@@ -163,6 +164,13 @@ STAGES = (
         more={"level": 0.6, "trend": 0.1, "last": 0.12},
     ),
     *_growing(3.00, 3.05, 3.08),
+    # Numbers below zero, which only positions had so far: a value against a number, by itself.
+    Stage(
+        3.20, batch=8, context=256, branches=512, names=0.2, several=0.5, rates=(0.33, 0.33),
+        more={"level": 0.35, "trend": 0.25, "compare": 0.1, "last": 0.1},
+        schemas=(0.2, 0.2, 0.08, 0.02, 0.3, 0.2),
+    ),
+    *_growing(3.28, 3.33, 3.36),
 )
 # fmt: on
 
@@ -219,7 +227,7 @@ class Recipe:
 def read_recipe(kept: dict[str, Any]) -> Recipe:
     """The recipe that ``asdict`` made ``kept`` of."""
     stages = tuple(
-        Stage(**(stage | {"rates": stage["rates"] and tuple(stage["rates"])}))
+        Stage(**(stage | {n: stage[n] and tuple(stage[n]) for n in ("rates", "schemas")}))
         for stage in kept["stages"]
     )
     parts = {"shape": Shape(**kept["shape"]), "stages": stages, "schemas": tuple(kept["schemas"])}

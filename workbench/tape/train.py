@@ -178,7 +178,7 @@ class Run:
             names=stage.names,
             several=stage.several,
             plain=stage.plain,
-            schemas=recipe.schemas,
+            schemas=stage.schemas or recipe.schemas,
         ).to(self.device)
         rate = recipe.rate(self.tokens, self.step - self.began)
         for optimizer in self.optimizers:
