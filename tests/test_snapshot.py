@@ -209,15 +209,15 @@ def test_in_line_its_cells_come_from_the_file_before_anything_runs(make_engine, 
     path = session.save(tmp_path / "file")
     bad = {name: tensor * 2 for name, tensor in load_file(path).items() if name[1] == "."}
     bad = _again(path, load_file(path) | bad, tmp_path / "bad")
-    session.close()
-    engine.core.parked.clear()
     other = make_engine(cells=1024, watermark=128)
     holder = other.open("holder", cells=600)
+    waiting = []
     with ThreadPoolExecutor(2) as aside:
-        waiting = [aside.submit(other.restore, p, name=n, wait=True) for p, n in
-                   ((bad, "bad"), (path, "good"))]  # fmt: skip
-        while len(other.call(lambda: other.admission.openings)) < 2:
-            pass
+        # The bad one first: after a good one it would share all of that one's and need none.
+        for file, name in ((bad, "bad"), (path, "good")):
+            waiting.append(aside.submit(other.restore, file, name=name, wait=True))
+            while len(other.call(lambda: other.admission.openings)) < len(waiting):
+                pass
         holder.close()
         with pytest.raises(WorkbenchError, match="of the last 16 tokens differ"):
             waiting[0].result()
