@@ -141,6 +141,9 @@ def test_one_wrong_number_in_what_is_proved_would_show(make_engine, tmp_path):
         changed["v.1"][:, -3] *= factor
         with pytest.raises(WorkbenchError, match="of the last 16 tokens differ"):
             engine.restore(_again(path, changed, tmp_path / "bad"))
+    short = tensors | {"token_ids": tensors["token_ids"][:-1]}
+    with pytest.raises(WorkbenchError, match="expected cells of .* tokens at most"):
+        engine.restore(_again(path, short, tmp_path / "short"))
     back = engine.restore(_again(path, tensors, tmp_path / "good"))
     answer = back.ask_start("so?", max_tokens=2)
     run_until_idle(engine)

@@ -44,7 +44,7 @@ def save(session: Session, path: Path, *, cells: bool) -> Path:
     origin, carried = engine.call(taken)
     window, ticks = ingest.window, ingest.ticks
     about = {
-        "format": FORMAT, "model": engine.model_name, "dtype": str(engine.dtype), "cells": cells,
+        "format": FORMAT, "model": engine.model_name, "dtype": str(engine.dtype),
         "name": session.name, "prompt": session.prompt, "schema": session.schema.name,
         "columns": session.schema.columns, "budget": session.budget, "overflow": session.overflow,
         "keep": window.keep if window is not None else 0, "evictable": session.evictable,

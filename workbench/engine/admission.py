@@ -20,7 +20,7 @@ from workbench.engine.origin import Origin
 from workbench.engine.questions import Questions
 from workbench.engine.windows import Windows
 from workbench.engine.work import Ingest, Overflow, Window
-from workbench.errors import CellsExhausted, SessionClosed, SessionExists, WorkbenchError
+from workbench.errors import CellsExhausted, SessionClosed, SessionExists
 from workbench.events import Evicted, Returned, Shared
 from workbench.scheduler.scheduler import Kind
 from workbench.tick import OnFull, TickQueue
@@ -293,7 +293,7 @@ class Admission:
                 spec = entry.spec
                 try:
                     opened = self._open(spec, insist=True)
-                except WorkbenchError as error:  # of ``first``; nobody else is to suffer from it
+                except Exception as error:  # of ``first``; nobody else is to suffer from it
                     self._line.remove(entry)
                     entry.finish(error)
                     continue

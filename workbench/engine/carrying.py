@@ -57,7 +57,9 @@ def put(engine: StepEngine, session: Ingest, carried: Mapping[str, Tensor]) -> N
         raise WorkbenchError(msg)
     line = session.line
     start, end = line.computed, next(iter(carried.values())).shape[1]
-    assert end <= len(line.token_ids), "cells of tokens that are not in the log"
+    if end > len(line.token_ids):
+        msg = f"expected cells of {len(line.token_ids):,} tokens at most, got {end:,}"
+        raise WorkbenchError(msg)
     if not session.resident or end - start <= PROOF:
         return
     engine.core.prefixes.remove(line)
