@@ -124,6 +124,37 @@ def test_an_answer_does_not_depend_on_who_else_is_in_the_step():
 
 
 @needs_native
+@pytest.mark.parametrize("window", [None, 900])
+@pytest.mark.parametrize(
+    ("heads", "kv_heads", "dim"), [(8, 2, 64), (3, 1, 96), (2, 2, 32), (8, 1, 128), (2, 1, 256)]
+)
+def test_a_row_is_the_same_bits_beside_any_number_of_others(heads, kv_heads, dim, window):
+    """Few rows and many are computed in different ways, and those beyond whole vectors again."""
+    trunk, most = (0, 1001), 70
+    slices = [SliceRows(i, 1, 1001, consecutive(trunk, (1100 + i, 1))) for i in range(most)]
+    q, k, v = case(slices, heads=heads, kv_heads=kv_heads, dim=dim)
+    k[:, 500:503] *= 9  # so that the largest score comes late for some rows
+    whole = native.attend(q, k, v, kernels.plan_tiles(slices, window=window), scale=dim**-0.5)
+    want = reference.attend(q, k, v, kernels.plan_tiles(slices, window=window), scale=dim**-0.5)
+    torch.testing.assert_close(whole.double(), want, rtol=0, atol=BOUND)
+    for rows in (*range(1, 10), 12, 16, 17, 20, 24, 33, 40, 64):
+        plan = kernels.plan_tiles(slices[:rows], window=window)
+        some = native.attend(q[:rows], k, v, plan, scale=dim**-0.5)
+        assert torch.equal(some, whole[:rows]), rows
+
+
+@needs_native
+@pytest.mark.parametrize("rows", [1, 40])
+def test_a_scale_below_zero(rows):
+    slices = [SliceRows(0, rows, 260, consecutive((0, 260 + rows)))]
+    q, k, v = case(slices, heads=2, kv_heads=1, dim=32)
+    plan = kernels.plan_tiles(slices)
+    got = native.attend(100 * q, k, v, plan, scale=-0.2)
+    want = reference.attend(100 * q, k, v, plan, scale=-0.2)
+    torch.testing.assert_close(got.double(), want, rtol=0, atol=BOUND)
+
+
+@needs_native
 def test_threads_do_not_change_a_bit():
     q, k, v = case(BATCH, heads=8, kv_heads=2, dim=64)
     plan = kernels.plan_tiles(BATCH)
@@ -149,9 +180,10 @@ def test_scores_far_apart_do_not_overflow():
 
 
 @needs_native
+@pytest.mark.parametrize("rows", [1, 40])
 @pytest.mark.parametrize("which", ["q", "k", "v"])
-def test_not_a_number_is_never_swallowed(which):
-    slices = [SliceRows(0, 1, 199, consecutive((0, 200)))]
+def test_not_a_number_is_never_swallowed(which, rows):
+    slices = [SliceRows(0, rows, 199, consecutive((0, 199 + rows)))]
     q, k, v = case(slices, heads=2, kv_heads=1, dim=32)
     {"q": q[0, 0], "k": k[0, 70], "v": v[0, 70]}[which][5] = torch.nan
     out = native.attend(q, k, v, kernels.plan_tiles(slices), scale=0.2)

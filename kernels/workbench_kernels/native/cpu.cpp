@@ -26,8 +26,8 @@ int wb_supported() {
 void wb_attend(const Plan* plan, const Heads* heads, int threads) {
   Team& team = Team::of(threads);
   team.run([&](int thread) {
-    Packed packed;  // some 140 kB of each thread's stack
-    attend(*plan, *heads, packed, team, thread);
+    Room room;  // some 300 kB of each thread's stack
+    attend(*plan, *heads, room, team, thread);
   });
 }
 
@@ -53,9 +53,9 @@ void wb_layers(const Shape* shape, const Layer* layers, const Cells* cells, cons
                const Batch* batch, int threads) {
   Team& team = Team::of(threads);
   team.run([&](int thread) {
-    Packed packed;
+    Room room;
     for (int i = 0; i < shape->num_layers; i++)
-      run_layer(*shape, layers[i], cells[i], plans[layers[i].plan], *batch, packed, team, thread);
+      run_layer(*shape, layers[i], cells[i], plans[layers[i].plan], *batch, room, team, thread);
   });
 }
 

@@ -121,7 +121,7 @@ inline void project_all(const Shape& shape, const Layer& layer, const Batch& bat
 }
 
 inline void run_layer(const Shape& shape, const Layer& layer, const Cells& cells, const Plan& plan,
-                      const Batch& batch, Packed& packed, Team& team, int thread) {
+                      const Batch& batch, Room& room, Team& team, int thread) {
   const int64_t rows = batch.rows;
   const int64_t hidden = shape.hidden, dim = shape.dim;
   const int64_t queries = shape.heads * dim, keys = shape.kv_heads * dim;
@@ -154,7 +154,7 @@ inline void run_layer(const Shape& shape, const Layer& layer, const Cells& cells
   attend(plan,
          {batch.q, cells.k, cells.v, batch.attended, batch.partial, nullptr, cells.plane, int(rows),
           int(shape.heads), int(shape.kv_heads), int(dim), layer.scale},
-         packed, team, thread);
+         room, team, thread);
   const Share outs(panels(hidden), thread, threads);
   add_product(batch.attended, rows, queries, layer.out, layer.out_bias, hidden, batch.x, outs);
   team.meet();

@@ -31,7 +31,7 @@ class LayerWeights:
             `linear`) q ``[heads * dim, hidden]``, k, v ``[kv_heads * dim, hidden]``, out ``[hidden,
             heads * dim]``, gate, up ``[inner, hidden]``, down ``[hidden, inner]``; biases or none;
             q_norm, k_norm ``[dim]`` or none.
-        scale: factor on attention scores.
+        scale: factor on attention scores, positive.
         window: sliding window in positions; None: full attention.
     """
 
@@ -58,6 +58,9 @@ class Layers:
         inner, queries = (2 * first[name].shape[1] for name in ("down", "out"))
         if dim > MAX_DIM or any(size % 32 for size in (dim, hidden, inner)):
             msg = f"expected sizes in multiples of 32, got {hidden}, {inner} and heads of {dim}"
+            raise ValueError(msg)
+        if any(x.scale <= 0 for x in layers):
+            msg = f"expected positive scales, got {min(x.scale for x in layers)}"
             raise ValueError(msg)
         if any(t.dtype != torch.bfloat16 or not t.is_contiguous() for t in tensors):
             msg = "expected contiguous tensors of bfloat16"

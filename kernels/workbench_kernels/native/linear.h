@@ -14,9 +14,9 @@ constexpr int VECTORS = COLUMNS / 16;
 constexpr int TILE_ROWS = 12;   // rows of x, at most, whose sums are in registers at a time
 constexpr int MOST_ROWS = 128;  // of x, whose sums are kept at a time
 constexpr int STEP = 4;         // pairs of the inner size after which lines are asked for
-
-// As UNROLL, for loops over a tile's rows.
-#define UNROLL_ROWS _Pragma("GCC unroll 12")
+// Of fewer rows than FULL_ROWS, DEPTH numbers of a panel are multiplied with all of them before the next, so
+// that a second tile finds them in the first-level cache; beyond, keeping sums in between costs more.
+constexpr int FULL_ROWS = 21, DEPTH = 128;
 
 inline int64_t panels(int64_t outer) { return (outer + COLUMNS - 1) / COLUMNS; }
 
@@ -35,28 +35,22 @@ inline void pack(const bf16* w, int64_t outer, int64_t inner, int64_t first, int
   }
 }
 
-// The same two numbers in every lane.
-inline __m512i both(const bf16* x) {
-  int32_t pair;
-  std::memcpy(&pair, x, 4);
-  return _mm512_set1_epi32(pair);
-}
-
-// sums[r][n] = x[r] . column n of a panel, for R rows. P lines of `soon`, which comes next, are asked for
-// meanwhile, every STEP pairs. Each sum is one chain over the inner size whatever R is, so a row's
-// result does not depend on the rows beside it. Never inlined: with its surroundings' variables in
-// registers there are too few for the sums.
+// sums[r][n] = x[r] . column n of a panel, for R rows; where not `first`, sums go on from what is there. P
+// lines of `soon`, which comes next, are asked for meanwhile, every STEP pairs. Each sum is one chain over
+// the inner size whatever R is, so a row's result does not depend on the rows beside it. Never inlined: with
+// its surroundings' variables in registers there are too few for the sums.
 template <int R, int P>
 __attribute__((noinline)) void tile(const bf16* x, int64_t stride, const bf16* w, int64_t inner,
-                                    const bf16* soon, float (*sums)[COLUMNS]) {
+                                    bool first, const bf16* soon, float (*sums)[COLUMNS]) {
   __m512 acc[R][VECTORS];
-  UNROLL_ROWS for (int r = 0; r < R; r++)
-    UNROLL for (int v = 0; v < VECTORS; v++) acc[r][v] = _mm512_setzero_ps();
+  UNROLL for (int r = 0; r < R; r++)
+    UNROLL for (int v = 0; v < VECTORS; v++)
+      acc[r][v] = first ? _mm512_setzero_ps() : _mm512_loadu_ps(sums[r] + 16 * v);
   for (int64_t k = 0; k < inner; k += 2 * STEP) {
     UNROLL for (int s = 0; s < STEP; s++) {
       __m512i weights[VECTORS];
       UNROLL for (int v = 0; v < VECTORS; v++) weights[v] = _mm512_loadu_si512(w + 32 * v);
-      UNROLL_ROWS for (int r = 0; r < R; r++) {
+      UNROLL for (int r = 0; r < R; r++) {
         const __m512i here = both(x + r * stride + k + 2 * s);
         UNROLL for (int v = 0; v < VECTORS; v++) acc[r][v] = dot(acc[r][v], weights[v], here);
       }
@@ -65,37 +59,47 @@ __attribute__((noinline)) void tile(const bf16* x, int64_t stride, const bf16* w
       w += 2 * COLUMNS;
     }
   }
-  UNROLL_ROWS for (int r = 0; r < R; r++)
+  UNROLL for (int r = 0; r < R; r++)
     UNROLL for (int v = 0; v < VECTORS; v++) _mm512_storeu_ps(sums[r] + 16 * v, acc[r][v]);
 }
 
 template <int P>
-inline void tile_of(int rows, const bf16* x, int64_t stride, const bf16* w, int64_t inner,
+inline void tile_of(int rows, const bf16* x, int64_t stride, const bf16* w, int64_t inner, bool first,
                     const bf16* soon, float (*sums)[COLUMNS]) {
-  using Tile = void (*)(const bf16*, int64_t, const bf16*, int64_t, const bf16*, float (*)[COLUMNS]);
+  using Tile =
+      void (*)(const bf16*, int64_t, const bf16*, int64_t, bool, const bf16*, float (*)[COLUMNS]);
   static constexpr Tile of[TILE_ROWS] = {tile<1, P>, tile<2, P>,  tile<3, P>,  tile<4, P>,
                                          tile<5, P>, tile<6, P>,  tile<7, P>,  tile<8, P>,
                                          tile<9, P>, tile<10, P>, tile<11, P>, tile<12, P>};
-  of[rows - 1](x, stride, w, inner, soon, sums);
+  of[rows - 1](x, stride, w, inner, first, soon, sums);
 }
 
-// All rows against a panel, a tile after another, each asking for its part of the panel that comes next.
+// All rows against a panel, DEPTH of its numbers after another, or all of them, a tile after another; each asks
+// for its part of what comes next.
 inline void tiles(const bf16* x, int rows, int64_t inner, const bf16* w, float (*sums)[COLUMNS]) {
   const int count = (rows + TILE_ROWS - 1) / TILE_ROWS;
-  const int64_t steps = inner / (2 * STEP), lines = inner * COLUMNS / 32;
-  const int share = int((lines + count * steps - 1) / (count * steps));
-  const bf16* next = w + inner * COLUMNS;
-  int64_t asked = 0;
-  for (int i = 0; i < count; i++) {
-    const int first = rows * i / count, last = rows * (i + 1) / count;
-    const bf16 *from = x + first * inner, *soon = next + asked * 32;
-    const int ask = asked >= lines ? 0 : share;
-    if (ask == 0) tile_of<0>(last - first, from, inner, w, inner, soon, sums + first);
-    else if (ask == 1) tile_of<1>(last - first, from, inner, w, inner, soon, sums + first);
-    else if (ask == 2) tile_of<2>(last - first, from, inner, w, inner, soon, sums + first);
-    else if (ask <= 4) tile_of<4>(last - first, from, inner, w, inner, soon, sums + first);
-    else tile_of<8>(last - first, from, inner, w, inner, soon, sums + first);
-    asked += (ask <= 2 ? ask : ask <= 4 ? 4 : 8) * steps;
+  const int64_t most = rows < FULL_ROWS ? DEPTH : inner;
+  for (int64_t begin = 0, depth; begin < inner; begin += depth) {
+    depth = std::min(most, inner - begin);
+    const int64_t steps = depth / (2 * STEP), lines = depth * COLUMNS / 32;
+    const int share = int((lines + count * steps - 1) / (count * steps));
+    const bf16 *here = w + begin * COLUMNS, *next = here + depth * COLUMNS;
+    int64_t asked = 0;
+    for (int i = 0; i < count; i++) {
+      const int row = rows * i / count, num = rows * (i + 1) / count - row;
+      const bf16 *from = x + row * inner + begin, *soon = next + asked * 32;
+      const int ask = asked >= lines ? 0 : share <= 2 ? share : share <= 4 ? 4 : 8;
+      float(*to)[COLUMNS] = sums + row;
+      const bool first = begin == 0;
+      switch (ask) {
+        case 0: tile_of<0>(num, from, inner, here, depth, first, soon, to); break;
+        case 1: tile_of<1>(num, from, inner, here, depth, first, soon, to); break;
+        case 2: tile_of<2>(num, from, inner, here, depth, first, soon, to); break;
+        case 4: tile_of<4>(num, from, inner, here, depth, first, soon, to); break;
+        default: tile_of<8>(num, from, inner, here, depth, first, soon, to);
+      }
+      asked += ask * steps;
+    }
   }
 }
 
