@@ -163,8 +163,10 @@ def score(logits: Tensor, labels: Tensor | None = None) -> Scores:
         logits: ``[rows, vocab]``.
         labels: int64 ``[rows, n]``, token ids to score after each row; negative ones are padding.
     """
-    run = _gpu().score if _on_cuda(logits.device) else scores.score
-    return run(logits, labels)
+    if _on_cuda(logits.device):
+        return _gpu().score(logits, labels)
+    fits = native.available() and native.scores_fit(logits)
+    return (native.score if fits else scores.score)(logits, labels)
 
 
 def _on_cuda(device: torch.device) -> bool:

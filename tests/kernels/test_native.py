@@ -1,5 +1,6 @@
 """The compiled CPU kernels against the float64 reference, and that their absence is said aloud."""
 
+import math
 import os
 import subprocess
 import sys
@@ -9,7 +10,7 @@ import pytest
 import torch
 
 import workbench_kernels as kernels
-from workbench_kernels import cpu, native, reference
+from workbench_kernels import cpu, native, reference, scores
 from workbench_kernels.tiles import Run, SliceRows, consecutive
 
 needs_native = pytest.mark.skipif(not native.available(), reason=native.reason() or "available")
@@ -233,6 +234,46 @@ def test_a_row_of_a_product_is_the_same_bits_beside_any_others():
     whole = native.linear(x, w, None, 100)
     for rows in (*range(1, 30), 64, 127, 128, 129, 131, 256):
         assert torch.equal(native.linear(x[:rows], w, None, 100), whole[:rows]), rows
+
+
+@needs_native
+@pytest.mark.parametrize("vocab", [1, 15, 16, 17, 1000, 70_001])
+def test_scores(vocab):
+    generator = torch.Generator().manual_seed(5)
+    logits = 4 * torch.randn(5, vocab, generator=generator)
+    logits[1] = 2.0  # all equal: the first is the likeliest
+    logits[2, vocab // 2] = 300.0
+    logits[3, -1] = logits[3].max()  # of equals
+    logits[4, : vocab // 2] = -torch.inf
+    labels = torch.randint(-1, vocab, (5, 3), generator=generator)
+    labels[:, 0] = 0
+    got, want = native.score(logits, labels), scores.score(logits.double(), labels)
+    assert got.tokens.tolist() == want.tokens.tolist()
+    for mine, exact in ((got.logprobs, want.logprobs), (got.labels, want.labels)):
+        torch.testing.assert_close(mine.double(), exact, rtol=1e-6, atol=2e-5)
+    assert native.score(logits).labels.shape == (5, 0)
+    assert native.score(logits[:0]).tokens.shape == (0,)
+
+
+@needs_native
+@pytest.mark.parametrize("wrong", [torch.nan, torch.inf])
+@pytest.mark.parametrize("at", [0, 20, 99])
+def test_scores_of_logits_that_are_not_finite_are_not_either(wrong, at):
+    logits = torch.randn(2, 100)
+    logits[1, at] = wrong
+    first, second = native.score(logits).logprobs.tolist()
+    assert math.isfinite(first) and math.isnan(second)
+    assert math.isnan(native.score(torch.full((1, 40), -torch.inf)).logprobs.item())
+
+
+@needs_native
+def test_norms_of_some_rows_are_the_models_own():
+    x, weight = torch.randn(9, 96).bfloat16(), torch.randn(96).bfloat16()
+    rows = torch.tensor([8, 0, 0, 3])
+    got = native.norm_rows(x, rows, weight, 1e-5)
+    want = reference.norm(x, weight, 1e-5)[rows]
+    torch.testing.assert_close(got.float(), want.float(), rtol=2**-7, atol=1e-6)
+    assert native.norm_rows(x, rows[:0], weight, 1e-5).shape == (0, 96)
 
 
 @needs_native

@@ -87,8 +87,8 @@ class CompiledSteps:
             self._planes = ([step.cells.k[i] for i in order], [step.cells.v[i] for i in order])
         plans = [step.plan(window) for window in self._layers.windows]
         self._layers.run(x, cos, sin, step.slots, *self._planes, plans)
-        with native.alone():
-            kept = self._body.norm(x[step.keep])
+        last = self._body.norm
+        kept = native.norm_rows(x, step.keep, last.weight, last.variance_epsilon)
         logits: Tensor = self._head(kept)
         with native.alone():
             return logits.float()

@@ -100,13 +100,16 @@ class Logits:
 
 
 def _score(values: Tensor, labels: Sequence[Sequence[int]]) -> list[Scored]:
-    """Every row's scores: one call of the kernel, and one copy back."""
+    """Every row's scores: one call of the kernel, and from a GPU one copy back."""
     width = max(map(len, labels), default=0)
     table = torch.tensor([[*ids, *[-1] * (width - len(ids))] for ids in labels], dtype=torch.long)
     table = table.view(len(labels), width)
     if values.is_cuda:
         table = table.pin_memory().to(values.device, non_blocking=True)
     scores = kernels.score(values, table if width else None)
+    if kernels.active(values.device) != "triton":
+        each = (scores.tokens.tolist(), scores.logprobs.tolist(), scores.labels.tolist(), labels)
+        return [Scored(a, b, rest[: len(ids)]) for a, b, rest, ids in zip(*each, strict=True)]
     # Side by side as 32 bits each, so that one copy brings all of them.
     numbers = torch.cat([scores.logprobs[:, None], scores.labels], 1).view(torch.int32)
     packed = torch.cat([scores.tokens.int()[:, None], numbers], 1).cpu()

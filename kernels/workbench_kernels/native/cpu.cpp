@@ -7,13 +7,14 @@
 #include "attention.h"
 #include "layers.h"
 #include "linear.h"
+#include "scores.h"
 
 using namespace wb;
 
 extern "C" {
 
 // Of the functions' arguments; `native/library.py` takes no other.
-int wb_version() { return 1; }
+int wb_version() { return 2; }
 
 // 1 where this processor has every instruction used here.
 int wb_supported() {
@@ -46,6 +47,27 @@ void wb_linear(const bf16* x, const bf16* w, const bf16* bias, bf16* y, int64_t 
   Team& team = Team::of(threads);
   team.run([&](int thread) {
     project(x, rows, inner, w, bias, outer, y, Share(panels(outer), thread, team.size()));
+  });
+}
+
+// to[i] = norm of x[rows[i]], times weight; x: [...][size].
+void wb_norm(const bf16* x, const int64_t* rows, const bf16* weight, float eps, int64_t count,
+             int64_t size, bf16* to) {
+  for (int64_t i = 0; i < count; i++) norm(x + rows[i] * size, weight, eps, size, to + i * size);
+}
+
+// Scores of logits [rows][vocab], see `Score`.
+void wb_score(const float* logits, int64_t rows, int64_t vocab, int64_t* tokens, float* tops,
+              float* totals, int threads) {
+  Team& team = Team::of(threads);
+  team.run([&](int thread) {
+    const Share own(rows, thread, team.size());
+    for (int64_t r = own.first; r < own.last; r++) {
+      const Score found = score(logits + r * vocab, vocab);
+      tokens[r] = found.token;
+      tops[r] = found.top;
+      totals[r] = found.total;
+    }
   });
 }
 

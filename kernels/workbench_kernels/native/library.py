@@ -8,7 +8,7 @@ import sysconfig
 from functools import cache
 from pathlib import Path
 
-VERSION = 1  # of the functions' arguments, as `wb_version` in cpu.cpp; change both with them
+VERSION = 2  # of the functions' arguments, as `wb_version` in cpu.cpp; change both with them
 
 Pointer, Integer, Long, Float = ctypes.c_void_p, ctypes.c_int, ctypes.c_int64, ctypes.c_float
 
@@ -92,6 +92,8 @@ def load() -> tuple[ctypes.CDLL | None, str]:
         "wb_pack": [Pointer, Long, Long, Pointer, Integer],
         "wb_linear": [*[Pointer] * 4, Long, Long, Long, Integer],
         "wb_layers": [*[Pointer] * 5, Integer],
+        "wb_norm": [*[Pointer] * 3, Float, Long, Long, Pointer],
+        "wb_score": [Pointer, Long, Long, *[Pointer] * 3, Integer],
     }
     for name, arguments in takes.items():
         function = getattr(library, name)
