@@ -104,8 +104,20 @@ def test_nothing_is_measured_when_answers_differ():
         latency.check(equality)
 
 
+def test_what_was_asked_is_compared_with_the_roofline_too(result):
+    assert result["arithmetic"]["flops_per_s"] > 0 and result["arithmetic"]["of"]
+    for block in result["contexts"]:
+        for entry in block["measured"]:
+            asked = entry["kind"] in (contenders.ONE, contenders.EIGHT, contenders.CHOICES)
+            assert ("roofline_ms" in entry) == asked
+            if asked:
+                assert entry["roofline_ms"] >= 0.999 * entry["floor_ms"]
+                assert entry["over_roofline"] == entry["median_ms"] / entry["roofline_ms"]
+
+
 def test_the_table_has_a_line_per_measurement(result):
     shown = report.table(result)
+    assert "roofline: of each forward that, or its arithmetic at" in shown
     assert shown.count(contenders.OURS + "  ") == 2 * 5
     assert "context 300 tokens" in shown and "context 600 tokens" in shown
 

@@ -277,6 +277,13 @@ def test_norms_of_some_rows_are_the_models_own():
 
 
 @needs_native
+def test_a_peak_is_of_as_many_operations_as_were_computed():
+    assert native.peak_flops() > 1e9  # any processor that has the instruction
+    threads, times = 3, 100
+    assert native.library.load()[0].wb_peak(times, threads) == threads * times * 24 * 16 * 4
+
+
+@needs_native
 def test_a_product_is_written_where_it_belongs_and_nowhere_else():
     x, w = torch.randn(3, 32).bfloat16(), torch.randn(40, 32).bfloat16()
     room = torch.full((3 * 40 + 64,), 7.0).bfloat16()

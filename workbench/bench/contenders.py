@@ -22,6 +22,7 @@ from workbench.bench.model import load_plain
 from workbench.bench.peers import Stateless, Warm, WarmCompiled, WarmStatic
 from workbench.bench.stream import SCHEMA, bars, take
 from workbench.engine.floor import Floor, weights_bandwidth
+from workbench.engine.roofline import Arithmetic
 from workbench.engine.tokens import Tokens
 from workbench.errors import WorkbenchError
 
@@ -78,7 +79,7 @@ class Contenders:
         self.engine = wb.Engine(folder, cells=cells + 1024, watermark=1024, dtype=dtype,
                                 device=device, speculate=False)  # fmt: skip
         plain = self.engine.call(lambda: load_plain(folder, self.engine.dtype, device))
-        self.floor = Floor.of(plain)
+        self.floor, self.arithmetic = Floor.of(plain), Arithmetic.of(plain)
         self.stateless = Stateless(plain)
         self.warm = Warm(plain)
         self.static: list[WarmStatic] = []

@@ -24,6 +24,7 @@ from workbench.bench.model import make_model
 from workbench.bench.report import summary
 from workbench.bench.stream import bars, take
 from workbench.engine.placement import auto_device
+from workbench.engine.roofline import Roofline
 from workbench.errors import WorkbenchError
 from workbench.waiting import aside
 
@@ -94,13 +95,16 @@ def run(options: Options, command: str, progress: bool = True) -> dict[str, Any]
             for context in options.contexts:
                 blocks.append((context, *_measure(contenders, context, options, bar)))
                 bandwidth.append(contenders.bandwidth())
-            floor, dtype = contenders.floor, contenders.engine.dtype
+            floor, arithmetic = contenders.floor, contenders.arithmetic
+            dtype = contenders.engine.dtype
+            flops_per_s, of = contenders.engine.call(lambda: machine.peak_flops(dtype, device))
             unavailable = contenders.unavailable
         finally:
             contenders.close()
     best = max(buffer_bandwidth, *bandwidth)  # nobody gets below a floor at this one
+    roofline = Roofline(floor, arithmetic, best, flops_per_s)
     results = [
-        summary(context, measured, floor, best) | block for context, block, measured in blocks
+        summary(context, measured, roofline) | block for context, block, measured in blocks
     ]
     return {
         "benchmark": "latency",
@@ -128,6 +132,13 @@ def run(options: Options, command: str, progress: bool = True) -> dict[str, Any]
             "bytes_per_s": bandwidth,
             "best": best,
             "drift": max(bandwidth) / min(bandwidth) - 1,
+        },
+        "arithmetic": {
+            "of": of,
+            "flops_per_s": flops_per_s,
+            "flops_per_token": arithmetic.token,
+            "flops_of_the_head": arithmetic.head,
+            "flops_per_token_seen": arithmetic.seen,
         },
         "unavailable": unavailable,
         "contexts": results,

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from workbench.cells import pages
+from workbench_kernels import native
 
 PACKAGES = ("workbench", "torch", "transformers", "tokenizers", "numpy", "triton")
 BUFFER_BYTES = 1 << 30  # far beyond any cache
@@ -94,6 +95,25 @@ def short_name(name: str) -> str:
 def processor_name(device: str = "cpu") -> str:
     """The name of what computes on a device."""
     return cpu_name() if device == "cpu" else torch.cuda.get_device_name(device)
+
+
+def peak_flops(dtype: torch.dtype, device: str = "cpu") -> tuple[float, str]:
+    """Floating-point operations per second of large products at best, and of what that is.
+
+    Args:
+        dtype: of what is multiplied.
+        device: what computes; a CPU with as many threads as torch is told to use.
+    """
+    if device == "cpu" and dtype == torch.bfloat16 and native.available():
+        return native.peak_flops(), "products of bfloat16 in registers alone"
+    size = 2048 if device == "cpu" else 8192
+    a = torch.ones(size, size, dtype=dtype, device=device)
+    taken = []
+    for _ in range(SPELL + 7):
+        began = time.perf_counter()
+        float((a @ a)[0, 0])  # which waits for it
+        taken.append(time.perf_counter() - began)
+    return 2 * size**3 / min(taken), f"torch's product of {size:,} x {size:,} matrices"
 
 
 def read_bandwidth(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -21,14 +22,15 @@ from workbench.bench.contenders import (
 )
 from workbench.bench.machine import called
 from workbench.bench.peers import Stateless, Warm, WarmCompiled, WarmStatic
-from workbench.engine.floor import Floor
+from workbench.engine.roofline import Roofline
 
 PEERS = (WarmCompiled.name, WarmStatic.name, Warm.name, Batching.name, Stateless.name)
 MOST_DRIFT = 0.15  # between two readings of the bandwidth, on an idle machine
 
 
-def summary(context: int, measured: Measured, floor: Floor, bandwidth: float) -> dict[str, Any]:
-    """Medians, floors and ratios of one context."""
+def summary(context: int, measured: Measured, roofline: Roofline) -> dict[str, Any]:
+    """Medians, floors and ratios of one context; ``roofline_ms`` of what was asked."""
+    floor, bandwidth = roofline.floor, roofline.bandwidth
     entries = []
     for (system, kind), samples in sorted(measured.items(), key=lambda item: _order(item[0][0])):
         position = int(statistics.median(samples.positions))
@@ -49,6 +51,9 @@ def summary(context: int, measured: Measured, floor: Floor, bandwidth: float) ->
             own = 0 if kind == BAR else QUESTION_TOKENS
             entry["floor_ms"] = floor.ms(position, own, FORWARDS[kind], bandwidth)
             entry["over_floor"] = entry["median_ms"] / entry["floor_ms"]
+        if kind in FORWARDS and kind != BAR:
+            entry["roofline_ms"] = roofline.ms(position, QUESTION_TOKENS, FORWARDS[kind])
+            entry["over_roofline"] = entry["median_ms"] / entry["roofline_ms"]
         entries.append(entry)
     median = {(e["system"], e["kind"]): e["median_ms"] for e in entries}
     ratios: dict[str, dict[str, float]] = {}
@@ -73,6 +78,12 @@ def table(result: dict[str, Any]) -> str:
         f"{gb:.1f} GB/s, the best of the run (readings differ by "
         f"{result['bandwidth']['drift']:.1%})",
     ]
+    if "arithmetic" in result:
+        peak = result["arithmetic"]
+        lines.append(
+            "roofline: of each forward that, or its arithmetic at "
+            f"{peak['flops_per_s'] / 1e9:,.0f} GFLOP/s ({peak['of']})"
+        )
     if result["bandwidth"]["drift"] > MOST_DRIFT:
         lines.append("the bandwidth drifted: the machine was not idle, so do not rely on the times")
     for block in result["contexts"]:
@@ -88,7 +99,8 @@ def table(result: dict[str, Any]) -> str:
             f"(bound {block['equality']['bound']:.2g}, a missing bar would show as "
             f"{block['equality']['difference_if_the_last_bar_were_missing']:.2g})",
             f"  reading up to here: {read}",
-            f"  {'':<12}{'':<42}{'median ms':>10}{'p90':>10}{'min':>10}{'TTFT':>10}{'x floor':>9}",
+            f"  {'':<12}{'':<42}{'median ms':>10}{'p90':>10}{'min':>10}{'TTFT':>10}{'x floor':>9}"
+            f"{'x roofline':>12}",
         ]
         for kind in (ONE, EIGHT, CHOICES, FLASH, BAR):
             title = kind
@@ -99,6 +111,7 @@ def table(result: dict[str, Any]) -> str:
                     lines.append(
                         f"  {title:<12}{entry['system']:<42}{entry['median_ms']:>10,.2f}"
                         f"{entry['p90_ms']:>10,.2f}{entry['min_ms']:>10,.2f}{ttft:>10}{over:>9}"
+                        f"{_times_roofline(entry):>12}"
                     )
                     title = ""
     lines += [f"{name} is not there: {why}" for name, why in result["unavailable"].items()]
@@ -112,6 +125,11 @@ def table(result: dict[str, Any]) -> str:
             )
             lines.append(f"  {block['context']:>7,} tokens  {kind:<12}{shown}")
     return "\n".join(lines)
+
+
+def _times_roofline(entry: Mapping[str, Any]) -> str:
+    """Of a measurement, over its roofline; empty where there is none."""
+    return f"{entry['over_roofline']:.2f}" if "over_roofline" in entry else ""
 
 
 def _order(system: str) -> int:

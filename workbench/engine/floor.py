@@ -48,13 +48,13 @@ class Floor:
         table = next(model.get_input_embeddings().parameters())
         head = model.get_output_embeddings()
         is_tied = head is not None and any(p is table for p in head.parameters())
-        share = _share_of_experts(config)
+        share = share_of_experts(config)
         weights = [
             p.nbytes * (share if EXPERTS.search(name) else 1)
             for name, p in model.named_parameters()
             if p is not table or is_tied
         ]
-        shapes = _shapes(config) if layers is None else list(layers)
+        shapes = shapes_of(config) if layers is None else list(layers)
         sizes = [(shape.window, shape.bytes_per_cell(model.dtype)) for shape in shapes]
         return cls(
             weight_bytes=int(sum(weights)),
@@ -79,7 +79,7 @@ class Floor:
         return self.bytes_read(context, question, forwards) / bandwidth * 1e3
 
 
-def _share_of_experts(config: Any) -> float:
+def share_of_experts(config: Any) -> float:
     """Of a mixture's experts, those that one token has."""
     names = ("num_local_experts", "num_experts", "n_routed_experts")
     experts = next((found for name in names if (found := getattr(config, name, None))), None)
@@ -87,7 +87,7 @@ def _share_of_experts(config: Any) -> float:
     return min(1.0, used / experts) if experts and used else 1.0
 
 
-def _shapes(config: Any) -> list[LayerShape]:
+def shapes_of(config: Any) -> list[LayerShape]:
     """What each layer keeps, by a configuration."""
     heads, queries = config.num_key_value_heads, config.num_attention_heads
     dim = getattr(config, "head_dim", None) or config.hidden_size // queries

@@ -7,6 +7,7 @@
 #include "attention.h"
 #include "layers.h"
 #include "linear.h"
+#include "peak.h"
 #include "scores.h"
 
 using namespace wb;
@@ -14,7 +15,7 @@ using namespace wb;
 extern "C" {
 
 // Of the functions' arguments; `native/library.py` takes no other.
-int wb_version() { return 2; }
+int wb_version() { return 3; }
 
 // 1 where this processor has every instruction used here.
 int wb_supported() {
@@ -69,6 +70,18 @@ void wb_score(const float* logits, int64_t rows, int64_t vocab, int64_t* tokens,
       totals[r] = found.total;
     }
   });
+}
+
+// Products of registers alone in every thread; returns how many floating-point operations they were.
+int64_t wb_peak(int64_t times, int threads) {
+  Team& team = Team::of(threads);
+  std::atomic<int64_t> done{0};
+  team.run([&](int) {
+    volatile float result = peak(times);
+    (void)result;
+    done += times * FLOPS_A_TIME;
+  });
+  return done;
 }
 
 void wb_layers(const Shape* shape, const Layer* layers, const Cells* cells, const Plan* plans,

@@ -8,7 +8,7 @@ import sysconfig
 from functools import cache
 from pathlib import Path
 
-VERSION = 2  # of the functions' arguments, as `wb_version` in cpu.cpp; change both with them
+VERSION = 3  # of the functions' arguments, as `wb_version` in cpu.cpp; change both with them
 
 Pointer, Integer, Long, Float = ctypes.c_void_p, ctypes.c_int, ctypes.c_int64, ctypes.c_float
 
@@ -93,11 +93,13 @@ def load() -> tuple[ctypes.CDLL | None, str]:
         "wb_linear": [*[Pointer] * 4, Long, Long, Long, Integer],
         "wb_layers": [*[Pointer] * 5, Integer],
         "wb_norm": [*[Pointer] * 3, Float, Long, Long, Pointer],
+        "wb_peak": [Long, Integer],
         "wb_score": [Pointer, Long, Long, *[Pointer] * 3, Integer],
     }
     for name, arguments in takes.items():
         function = getattr(library, name)
         function.argtypes, function.restype = arguments, None
+    library.wb_peak.restype = Long
     return library, ""
 
 

@@ -12,6 +12,7 @@ namespace wb {
 
 // Accumulators stay in registers only if the loops over them are unrolled before anything else.
 #define UNROLL _Pragma("GCC unroll 12")
+#define UNROLL_ALL _Pragma("GCC unroll 24")
 
 using bf16 = uint16_t;
 
