@@ -53,6 +53,13 @@ def ip(tmp_path, monkeypatch) -> Iterator[Shell]:
 
 
 @pytest.fixture
+def opened(ip, engine):
+    """A shell with a session "btc" of plain rows."""
+    ip.run("%stateful open btc")
+    return ip
+
+
+@pytest.fixture
 def stepped(make_engine) -> wb.Engine:
     """A tiny engine without a thread: call ``run_dry(engine)``."""
     return make_engine(start=False)
