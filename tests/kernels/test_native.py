@@ -145,13 +145,14 @@ def test_a_row_is_the_same_bits_beside_any_number_of_others(heads, kv_heads, dim
 
 
 @needs_native
-@pytest.mark.parametrize("rows", [1, 40])
-def test_a_scale_below_zero(rows):
-    slices = [SliceRows(0, rows, 260, consecutive((0, 260 + rows)))]
+@pytest.mark.parametrize("scale", [-0.2, 0.0])
+@pytest.mark.parametrize("rows", [1, 8, 100])
+def test_a_scale_of_zero_and_below(rows, scale):
+    slices = [SliceRows(0, rows, 124, consecutive((0, 124 + rows)))]
     q, k, v = case(slices, heads=2, kv_heads=1, dim=32)
     plan = kernels.plan_tiles(slices)
-    got = native.attend(100 * q, k, v, plan, scale=-0.2)
-    want = reference.attend(100 * q, k, v, plan, scale=-0.2)
+    got = native.attend(100 * q, k, v, plan, scale=scale)
+    want = reference.attend(100 * q, k, v, plan, scale=scale)
     torch.testing.assert_close(got.double(), want, rtol=0, atol=BOUND)
 
 
@@ -171,13 +172,26 @@ def test_threads_do_not_change_a_bit():
 
 
 @needs_native
-def test_scores_far_apart_do_not_overflow():
-    slices = [SliceRows(0, 1, 299, consecutive((0, 300)))]
+@pytest.mark.parametrize("rows", [1, 40])
+@pytest.mark.parametrize("factor", [100, 30_000, 1e6])
+def test_scores_far_apart_do_not_overflow(factor, rows):
+    slices = [SliceRows(0, rows, 299, consecutive((0, 299 + rows)))]
     q, k, v = case(slices, heads=2, kv_heads=1, dim=32)
     plan = kernels.plan_tiles(slices)
-    got = native.attend(q * 100, k * 100, v, plan, scale=1.0)
-    want = reference.attend(q * 100, k * 100, v, plan, scale=1.0)
+    got = native.attend(q * factor, k * factor, v, plan, scale=1.0)
+    want = reference.attend(q * factor, k * factor, v, plan, scale=1.0)
     torch.testing.assert_close(got.double(), want, rtol=0, atol=BOUND)
+
+
+@needs_native
+@pytest.mark.parametrize("rows", [1, 40])
+@pytest.mark.parametrize("before", [0, 1, 2, 5])
+def test_not_a_number_is_not_swallowed_where_little_is_seen(before, rows):
+    slices = [SliceRows(0, rows, before, consecutive((0, before + rows)))]
+    q, k, v = case(slices, heads=2, kv_heads=1, dim=32)
+    q[0, 0, 5] = torch.nan
+    out = native.attend(q, k, v, kernels.plan_tiles(slices), scale=0.2)
+    assert bool(torch.isnan(out[0, 0]).all()) and not bool(torch.isnan(out[1:]).any())
 
 
 @needs_native

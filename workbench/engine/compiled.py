@@ -65,6 +65,9 @@ class CompiledSteps:
         """
         if not native.available() or not is_known(model) or not _is_packed(model):
             return None
+        last = model.model.norm.weight
+        if last.dtype != torch.bfloat16 or not last.is_contiguous():
+            return None
         layers = [
             native.LayerWeights(_tensors(layer), layer.self_attn.scaling, shapes[i].window)
             for i, layer in enumerate(model.model.layers)

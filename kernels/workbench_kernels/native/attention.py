@@ -91,8 +91,8 @@ def attend(
     assert library is not None
     units = Units.of(plan)
     rows, heads, dim = q.shape
-    if scale < 0:  # the kernel takes the largest score before the scale
-        q, scale = -q, -scale
+    if scale <= 0:  # the kernel takes the largest score before the scale
+        q, scale = (-q, -scale) if scale else (torch.zeros_like(q), 1.0)
     q = q.contiguous()
     out = torch.empty_like(q)
     sink = None if sinks is None else sinks.float().contiguous()

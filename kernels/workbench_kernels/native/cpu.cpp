@@ -28,7 +28,7 @@ int wb_supported() {
 void wb_attend(const Plan* plan, const Heads* heads, int threads) {
   Team& team = Team::of(threads);
   team.run([&](int thread) {
-    Room room;  // some 300 kB of each thread's stack
+    Room room;  // some 210 kB of each thread's stack
     attend(*plan, *heads, room, team, thread);
   });
 }

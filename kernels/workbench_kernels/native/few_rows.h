@@ -66,9 +66,9 @@ inline void scores_straight(const Query* queries, const bf16* k, int count, int 
   }
 }
 
-// sums[r][dim] += weights[r] . v, for 32 W numbers from d on, and with the first of them the sum of weights. Two cells' numbers come side by side within
-// the quarters of a vector, so one vector has numbers 0 to 3, 8 to 11, 16 to 19 and 24 to 27 of 32,
-// another the others.
+// sums[r][dim] += weights[r] . v, for 32 W numbers from d on, and with the first of them the sum of
+// weights. Two cells' numbers come side by side within the quarters of a vector, so one vector has numbers 0
+// to 3, 8 to 11, 16 to 19 and 24 to 27 of 32, another the others.
 template <int R, int W, bool FIRST>
 inline void some_straight(const uint32_t (*weights)[BLOCK / 2], const bf16* v, int count, int dim,
                           int d, float* const* sums) {
@@ -137,7 +137,8 @@ inline void fold_row(const float* scores, int first, int last, float scale, int 
   __m512 most = hidden;
   for (int c = 0; c < BLOCK; c += 16)
     most = _mm512_mask_max_ps(most, ALL ? __mmask16(-1) : seen(c), most, _mm512_load_ps(scores + c));
-  const float highest = _mm512_reduce_max_ps(most) * scale;
+  const bool any_nan = _mm512_cmp_ps_mask(most, most, _CMP_UNORD_Q);  // a maximum may lose it
+  const float highest = any_nan ? NAN : _mm512_reduce_max_ps(most);
   const float now = highest <= top ? top : highest;  // NaN goes through
   if (now == -INFINITY) {  // nothing visible yet
     std::memset(weights, 0, BLOCK * sizeof(bf16));
@@ -147,13 +148,15 @@ inline void fold_row(const float* scores, int first, int last, float scale, int 
   UNROLL for (int c = 0; c < BLOCK; c += 32) {
     __m512 e[2];
     for (int i = 0; i < 2; i++) {
-      e[i] = power16(_mm512_fmsub_ps(_mm512_load_ps(scores + c + 16 * i), factor, from));
+      const __m512 below = _mm512_sub_ps(_mm512_load_ps(scores + c + 16 * i), from);
+      e[i] = power16(_mm512_mul_ps(below, factor));
       if (!ALL) e[i] = _mm512_maskz_mov_ps(seen(c + 16 * i), e[i]);
     }
     _mm512_storeu_si512(weights + c / 2, (__m512i)_mm512_cvtne2ps_pbh(e[1], e[0]));
   }
   if (now == top) return;
-  const __m512 shrink = top == -INFINITY ? _mm512_setzero_ps() : power16(_mm512_set1_ps(top - now));
+  const __m512 less = _mm512_mul_ps(_mm512_set1_ps(top - now), factor);
+  const __m512 shrink = top == -INFINITY ? _mm512_setzero_ps() : power16(less);
   for (int d = 0; d < dim; d += 16)
     _mm512_storeu_ps(sums + d, _mm512_mul_ps(_mm512_loadu_ps(sums + d), shrink));
   sums[dim + 1] *= _mm512_cvtss_f32(shrink);
@@ -199,6 +202,7 @@ inline void attend_few(const Query* queries, int rows, const Stretch& of, float*
       }
     }
   }
+  for (int r = 0; r < rows; r++) partial[r * width + of.dim] *= of.scale;
 }
 
 }  // namespace wb

@@ -76,14 +76,14 @@ __attribute__((noinline)) void scores_of(const Room& room, const bf16* k, int di
   }
 }
 
-// sums += weights . v, for D numbers from d on. Lines of `soon` are asked for meanwhile.
+// sums += weights . v, for D numbers from d on. So many lines of `soon` are asked for meanwhile.
 template <int V, int D>
-__attribute__((noinline)) void values_of(Room& room, int pairs, int d, const bf16* soon) {
+__attribute__((noinline)) void values_of(Room& room, int pairs, int d, const bf16* soon, int lines) {
   __m512 acc[D][V];
   UNROLL for (int j = 0; j < D; j++)
     UNROLL for (int i = 0; i < V; i++) acc[j][i] = _mm512_load_ps(room.sums[d + j][i]);
-  for (int c = 0; c < pairs; c++, soon += 32) {
-    _mm_prefetch(reinterpret_cast<const char*>(soon), _MM_HINT_T1);
+  for (int c = 0; c < pairs; c++) {
+    if (c < lines) _mm_prefetch(reinterpret_cast<const char*>(soon + 32 * c), _MM_HINT_T1);
     __m512i weights[V];
     UNROLL for (int i = 0; i < V; i++) weights[i] = _mm512_load_si512(room.weights[c][i]);
     const uint32_t* values = room.v[c] + d;
@@ -133,16 +133,17 @@ inline void fold(Room& room, Softmax<V>& rows, int i, const Stretch& of, int at,
     for (int c = 0; c < count; c++)
       highest = _mm512_mask_max_ps(highest, seen(c), highest, _mm512_load_ps(room.scores[c][i]));
   }
-  const __m512 top = rows.top[i], now = _mm512_max_ps(top, _mm512_mul_ps(highest, factor));
+  const __m512 top = rows.top[i], now = _mm512_max_ps(top, highest);
   const __mmask16 any = _mm512_cmp_ps_mask(now, hidden, _CMP_NEQ_UQ);  // visible so far
   const __m512 from = _mm512_maskz_mov_ps(any, now);
   const auto weight = [&](int c) {
-    const __m512 e = power16(_mm512_fmsub_ps(_mm512_load_ps(room.scores[c][i]), factor, from));
+    const __m512 below = _mm512_sub_ps(_mm512_load_ps(room.scores[c][i]), from);
+    const __m512 e = power16(_mm512_mul_ps(below, factor));
     return ALL ? e : _mm512_maskz_mov_ps(seen(c), e);
   };
   if (const __mmask16 risen = _mm512_cmp_ps_mask(now, top, _CMP_NEQ_UQ)) {
     const __mmask16 before = _mm512_cmp_ps_mask(top, hidden, _CMP_NEQ_UQ);
-    const __m512 less = _mm512_maskz_mov_ps(before, power16(_mm512_sub_ps(top, from)));
+    const __m512 less = _mm512_maskz_mov_ps(before, power16(_mm512_mul_ps(_mm512_sub_ps(top, from), factor)));
     const __m512 shrink = _mm512_mask_mov_ps(_mm512_set1_ps(1), risen, less);
     for (int d = 0; d < of.dim; d++)
       _mm512_store_ps(room.sums[d][i], _mm512_mul_ps(_mm512_load_ps(room.sums[d][i]), shrink));
@@ -190,14 +191,15 @@ inline Softmax<V> begin(Room& room, const Query* queries, int rows, const Stretc
 
 // partial: [rows][width_of(dim)], written.
 template <int V>
-inline void finish(const Room& room, const Softmax<V>& softmax, int rows, int dim, float* partial) {
-  const int width = width_of(dim);
+inline void finish(const Room& room, const Softmax<V>& softmax, int rows, const Stretch& of,
+                   float* partial) {
+  const int dim = of.dim, width = width_of(dim);
   for (int i = 0; i < V; i++) {
     const int there = std::min(LANES, rows - i * LANES);
     float* out = partial + i * LANES * width;
     alignas(64) float top[LANES], total[LANES];
     alignas(64) uint32_t turned[LANES][16];
-    _mm512_store_ps(top, softmax.top[i]);
+    _mm512_store_ps(top, _mm512_mul_ps(softmax.top[i], _mm512_set1_ps(of.scale)));
     _mm512_store_ps(total, softmax.total[i]);
     for (int d = 0; d < dim; d += 16) {
       const uint32_t* sums = reinterpret_cast<const uint32_t*>(room.sums[d][i]);
@@ -251,12 +253,13 @@ void attend_vectors(const Query* queries, int rows, const Stretch& of, float* pa
       (all ? fold<true, V> : fold<false, V>)(room, softmax, i, of, at, count, _mm512_load_ps(highest[i]));
     pack_values(room, v, count, dim);
     const bf16* soon = v + int64_t(BLOCK) * dim;
+    const int lines = (BLOCK * NUMBERS + 31) / 32;  // what as many numbers of the next block are
     int d = 0;
-    for (; d + NUMBERS <= dim; d += NUMBERS, soon += 32 * pairs)
-      values_of<V, NUMBERS>(room, pairs, d, soon);
-    for (; d < dim; d += 2) values_of<V, 2>(room, pairs, d, soon);
+    for (; d + NUMBERS <= dim; d += NUMBERS, soon += 32 * lines)
+      values_of<V, NUMBERS>(room, pairs, d, soon, lines);
+    for (; d < dim; d += 2) values_of<V, 2>(room, pairs, d, soon, 0);
   }
-  finish<V>(room, softmax, rows, dim, partial);
+  finish<V>(room, softmax, rows, of, partial);
 }
 
 // partial: [rows][width_of(dim)], written, for ROWS_AT_ONCE rows or fewer.

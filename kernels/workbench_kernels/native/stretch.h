@@ -27,8 +27,9 @@ struct Query {
   int first, last;
 };
 
-// What a row's part of the result is: [dim] sums, not normalised, then the largest score and the sum of
-// the weights.
+// What a row's part of the result is: [dim] sums, not normalised, then the largest score, at last with the
+// scale, and the sum of the weights. A weight is 2^((score - largest) * scale), so the largest's is 1
+// however large it is.
 inline int width_of(int dim) { return dim + 2; }
 
 // Ask for memory that the next block will read; a hint, so addresses past the end do no harm.
