@@ -55,8 +55,9 @@ def _parser(benchmark: str) -> argparse.ArgumentParser:
         description="A session and plain transformers (stateless, and with a cache kept warm by "
         "hand) read the same bars; at each context they answer the same 16-token question, a bar "
         "arriving before each. Before that their log-probabilities must agree. The floor is the "
-        "bytes an answer must read over the measured read bandwidth. The model has random weights "
-        "and is made on the spot; nothing is downloaded.",
+        "bytes an answer must read over the measured read bandwidth, the roofline for each forward "
+        "that or its arithmetic at what the processor computes at most, whichever takes longer. "
+        "The model has random weights and is made on the spot; nothing is downloaded.",
     )
     if benchmark == "latency":
         _add_latency(latency)
