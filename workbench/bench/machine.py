@@ -19,6 +19,7 @@ from workbench_kernels import native
 
 PACKAGES = ("workbench", "torch", "transformers", "tokenizers", "numpy", "triton")
 BUFFER_BYTES = 1 << 30  # far beyond any cache
+READINGS = 10  # of which the best counts
 SPELL = 3  # sums in a row; a process that has just been idle is slow for the first
 
 
@@ -109,7 +110,7 @@ def peak_flops(dtype: torch.dtype, device: str = "cpu") -> tuple[float, str]:
     size = 2048 if device == "cpu" else 8192
     a = torch.ones(size, size, dtype=dtype, device=device)
     taken = []
-    for _ in range(SPELL + 7):
+    for _ in range(READINGS):
         began = time.perf_counter()
         float((a @ a)[0, 0])  # which waits for it
         taken.append(time.perf_counter() - began)

@@ -51,9 +51,9 @@ def summary(context: int, measured: Measured, roofline: Roofline) -> dict[str, A
             own = 0 if kind == BAR else QUESTION_TOKENS
             entry["floor_ms"] = floor.ms(position, own, FORWARDS[kind], bandwidth)
             entry["over_floor"] = entry["median_ms"] / entry["floor_ms"]
-        if kind in FORWARDS and kind != BAR:
-            entry["roofline_ms"] = roofline.ms(position, QUESTION_TOKENS, FORWARDS[kind])
-            entry["over_roofline"] = entry["median_ms"] / entry["roofline_ms"]
+            if kind != BAR:
+                entry["roofline_ms"] = roofline.ms(position, own, FORWARDS[kind])
+                entry["over_roofline"] = entry["median_ms"] / entry["roofline_ms"]
         entries.append(entry)
     median = {(e["system"], e["kind"]): e["median_ms"] for e in entries}
     ratios: dict[str, dict[str, float]] = {}
@@ -69,7 +69,7 @@ def summary(context: int, measured: Measured, roofline: Roofline) -> dict[str, A
 def table(result: dict[str, Any]) -> str:
     """The result as text: a block per context, a line per system and kind of question."""
     gb = result["bandwidth"]["best"] / 1e9
-    model = result["model"]
+    model, peak = result["model"], result["arithmetic"]
     lines = [
         f"{model['name']}, {model['parameters'] / 1e6:,.1f} M parameters, {model['dtype']}, "
         + called(result["machine"]),
@@ -77,13 +77,9 @@ def table(result: dict[str, Any]) -> str:
         f"{result['floor']['kv_bytes_per_token'] / 1e3:,.1f} kB per token of context, read at "
         f"{gb:.1f} GB/s, the best of the run (readings differ by "
         f"{result['bandwidth']['drift']:.1%})",
+        "roofline: of each forward that, or its arithmetic at "
+        f"{peak['flops_per_s'] / 1e9:,.0f} GFLOP/s ({peak['of']})",
     ]
-    if "arithmetic" in result:
-        peak = result["arithmetic"]
-        lines.append(
-            "roofline: of each forward that, or its arithmetic at "
-            f"{peak['flops_per_s'] / 1e9:,.0f} GFLOP/s ({peak['of']})"
-        )
     if result["bandwidth"]["drift"] > MOST_DRIFT:
         lines.append("the bandwidth drifted: the machine was not idle, so do not rely on the times")
     for block in result["contexts"]:
@@ -107,11 +103,11 @@ def table(result: dict[str, Any]) -> str:
             for entry in block["measured"]:
                 if entry["kind"] == kind:
                     ttft = "" if kind == BAR else f"{entry['ttft_ms']:,.2f}"
-                    over = f"{entry['over_floor']:.2f}" if "over_floor" in entry else ""
+                    floor, roofline = _times(entry, "floor"), _times(entry, "roofline")
                     lines.append(
                         f"  {title:<12}{entry['system']:<42}{entry['median_ms']:>10,.2f}"
-                        f"{entry['p90_ms']:>10,.2f}{entry['min_ms']:>10,.2f}{ttft:>10}{over:>9}"
-                        f"{_times_roofline(entry):>12}"
+                        f"{entry['p90_ms']:>10,.2f}{entry['min_ms']:>10,.2f}{ttft:>10}{floor:>9}"
+                        f"{roofline:>12}"
                     )
                     title = ""
     lines += [f"{name} is not there: {why}" for name, why in result["unavailable"].items()]
@@ -127,9 +123,9 @@ def table(result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _times_roofline(entry: Mapping[str, Any]) -> str:
-    """Of a measurement, over its roofline; empty where there is none."""
-    return f"{entry['over_roofline']:.2f}" if "over_roofline" in entry else ""
+def _times(entry: Mapping[str, Any], least: str) -> str:
+    """A measurement over its ``least``, where it has one."""
+    return f"{entry[f'over_{least}']:.2f}" if f"over_{least}" in entry else ""
 
 
 def _order(system: str) -> int:

@@ -101,12 +101,12 @@ class Logits:
 
 def _score(values: Tensor, labels: Sequence[Sequence[int]]) -> list[Scored]:
     """Every row's scores: one call of the kernel, and from a GPU one copy back."""
-    width = max(map(len, labels), default=0)
-    table = torch.tensor([[*ids, *[-1] * (width - len(ids))] for ids in labels], dtype=torch.long)
-    table = table.view(len(labels), width)
-    if values.is_cuda:
-        table = table.pin_memory().to(values.device, non_blocking=True)
-    scores = kernels.score(values, table if width else None)
+    table = None
+    if width := max(map(len, labels), default=0):
+        table = torch.tensor([[*ids, *[-1] * (width - len(ids))] for ids in labels])
+        if values.is_cuda:
+            table = table.pin_memory().to(values.device, non_blocking=True)
+    scores = kernels.score(values, table)
     if kernels.active(values.device) != "triton":
         each = (scores.tokens.tolist(), scores.logprobs.tolist(), scores.labels.tolist(), labels)
         return [Scored(a, b, rest[: len(ids)]) for a, b, rest, ids in zip(*each, strict=True)]

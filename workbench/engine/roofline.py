@@ -7,12 +7,10 @@ sixteen times the arithmetic for the same bytes. Here each forward takes the lon
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 from transformers import PreTrainedModel
 
-from workbench.cells.tensors import LayerShape
 from workbench.engine.floor import EXPERTS, Floor, shapes_of, share_of_experts
 
 
@@ -32,8 +30,8 @@ class Arithmetic:
     seen: tuple[tuple[int | None, int], ...]
 
     @classmethod
-    def of(cls, model: PreTrainedModel, layers: Iterable[LayerShape] | None = None) -> Arithmetic:
-        """Those of a loaded transformers decoder; ``layers`` as for `Floor.of`."""
+    def of(cls, model: PreTrainedModel) -> Arithmetic:
+        """Those of a loaded transformers decoder."""
         config = model.config.get_text_config(decoder=True)
         table = next(model.get_input_embeddings().parameters())
         head = next(iter(model.get_output_embeddings().parameters()))
@@ -44,7 +42,7 @@ class Arithmetic:
             if p.ndim > 1 and p is not table and p is not head
         )
         seen: dict[int | None, int] = {}
-        for shape in shapes_of(config) if layers is None else layers:
+        for shape in shapes_of(config):
             own = 2 * shape.heads * (shape.k_dim + shape.v_dim)
             seen[shape.window] = seen.get(shape.window, 0) + own
         return cls(int(2 * used), 2 * head.numel(), tuple(seen.items()))
