@@ -61,6 +61,19 @@ def test_a_session_goes_on_where_it_was_in_another_engine(make_engine, family, t
     check_books(second)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_cells_of_other_types_come_back_too(make_engine, dtype, tmp_path):
+    engine = make_engine(model=tiny_model(dtype=dtype), dtype=dtype, start=False)
+    session = engine.open("s", cells=200)
+    session.push([text(i) for i in range(12)])
+    run_until_idle(engine)
+    path, before = session.save(tmp_path / "s.session"), computed(engine)
+    session.close()
+    back = engine.restore(path)
+    run_until_idle(engine)
+    assert computed(engine) == before and back.rows == 12
+
+
 @pytest.mark.parametrize("overflow", ["rebuild", "evict"])
 def test_a_window_comes_back_and_goes_on_moving(make_engine, overflow, tmp_path):
     engine = make_engine(start=False, cells=1024, limits=LIMITS)

@@ -92,8 +92,8 @@ def restore(
     columns = schema_for(about["schema"])
     columns.columns = None if about["columns"] is None else tuple(about["columns"])
     head = engine.tokens.head(about["prompt"])
-    most = engine.decoder.model.config.get_text_config().vocab_size
-    same = about["tokenizer"] == engine.tokens.fingerprint and max(origin.token_ids) < most
+    most = max(origin.token_ids)
+    same = about["tokenizer"] == engine.tokens.fingerprint and most < engine.decoder.vocab_size
     if not same or origin.token_ids[: len(head)] != head:
         msg = (
             f"{path}: its text has other tokens than this engine's model {engine.model_name!r} "

@@ -17,10 +17,10 @@ if TYPE_CHECKING:
     from workbench.engine.engine import StepEngine
 
 PROOF = 16  # tokens that are computed again and compared
-# By how much they may differ, in every layer, as a share of their size, for types of 2 and 4 bytes:
-# other kernels round otherwise, by some 0.01 in bfloat16; another model's differ by 1 and more, and
-# those of one that was trained on for a while by less.
-BOUND = {2: 0.05, 4: 1e-3}
+# By how much they may differ, in every layer, as a share of their size, for types of 2 bytes and of
+# more: other kernels round otherwise, by some 0.01 in bfloat16; another model's differ by 1 and
+# more, and those of one that was trained on for a while by less.
+BOUND_OF_TWO, BOUND = 0.05, 1e-3
 
 
 def take(engine: StepEngine, session: Ingest, num_tokens: int) -> dict[str, Tensor]:
@@ -71,7 +71,7 @@ def put(engine: StepEngine, session: Ingest, carried: Mapping[str, Tensor]) -> N
     for name, tensor in named.items():
         ours, theirs = _read(tensor, sequence, proof, end).float(), carried[name][:, proof:].float()
         apart = float((ours - theirs).norm() / ours.norm())
-        if not apart <= BOUND[tensor.dtype.itemsize]:
+        if not apart <= (BOUND_OF_TWO if tensor.dtype.itemsize == 2 else BOUND):
             msg = f"{name} of the last {PROOF} tokens differ by {apart:.2g} from this model's own"
             raise WorkbenchError(msg)
     sequence.length = end
