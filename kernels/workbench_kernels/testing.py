@@ -1,4 +1,5 @@
-"""Inputs for tests and measurements of attention: pools with NaN wherever nothing was written."""
+"""Inputs for tests and measurements of attention, with NaN wherever nothing was written; and how
+far an output is off."""
 
 from __future__ import annotations
 
@@ -50,6 +51,17 @@ def inputs(
         pools.append(pool)
     rows = sum(item.num_rows for item in slices)
     return Inputs(noise(rows, heads, k_dim), *pools)
+
+
+def relative_error(got: Tensor, want: Tensor) -> float:
+    """How far vectors of the last dim are off at most, as a share of their lengths; NaN included.
+
+    Attention over many cells averages noise to almost nothing: a bound on differences would let
+    pass what lacks a part of the cells, or gives zeros.
+    """
+    got, want = got.double(), want.double()
+    off, length = (got - want).norm(dim=-1), want.norm(dim=-1)
+    return float((off / length.clamp(min=1e-30)).max()) if len(got) else 0.0
 
 
 def branches(num: int, rows: int, context: int) -> list[SliceRows]:

@@ -104,6 +104,22 @@ def test_nothing_is_measured_when_answers_differ():
         latency.check(equality)
 
 
+def test_what_was_measured_before_an_interrupt_is_kept(tmp_path, monkeypatch, capsys):
+    measured = latency._measure
+
+    def interrupted(contenders, context, *rest):
+        if context == 600:
+            raise KeyboardInterrupt
+        return measured(contenders, context, *rest)
+
+    monkeypatch.setattr(latency, "_measure", interrupted)
+    out = tmp_path / "latency.json"
+    command = "latency --size tiny --dtype float32 --threads 1 --contexts 300 600 --repeats 1"
+    assert main([*command.split(), "--stateless-repeats", "1", "--out", str(out)]) == 130
+    assert "what was written before stays" in capsys.readouterr().err
+    assert [block["context"] for block in json.loads(out.read_text())["contexts"]] == [300]
+
+
 def test_what_was_asked_is_compared_with_the_roofline_too(result):
     assert result["arithmetic"]["flops_per_s"] > 0 and result["arithmetic"]["of"]
     for block in result["contexts"]:
@@ -218,6 +234,23 @@ def test_a_peer_that_may_fail_is_out_with_its_reason(tmp_path, monkeypatch, caps
     assert Batching.name in systems and WarmCompiled.name not in systems
     assert block["equality"]["max_difference"][Batching.name] <= 1e-3
     assert f"ours/{Batching.name}" in block["ratios"][contenders.EIGHT]
+
+
+def test_a_peer_that_may_fail_is_out_where_it_answers_otherwise(tmp_path, monkeypatch):
+    def broken(*_):
+        raise RuntimeError("no compiler here")
+
+    monkeypatch.setattr(contenders.WarmCompiled, "__init__", broken)
+    monkeypatch.setattr(Batching, "score", lambda self, question, tokens: [-9.0] * len(tokens))
+    command = "latency --size tiny --dtype float32 --threads 1 --contexts 300 --repeats 1"
+    out = tmp_path / "more.json"
+    more = ["--stateless-repeats", "1", "--more-peers", "--out", str(out)]
+    assert main([*command.split(), *more]) == 0
+    result = json.loads(out.read_text())
+    assert result["unavailable"][Batching.name].startswith("differs by ")
+    (block,) = result["contexts"]
+    assert Batching.name not in {entry["system"] for entry in block["measured"]}
+    assert Batching.name not in block["equality"]["max_difference"]
 
 
 def test_every_peer_has_its_place_in_the_table():

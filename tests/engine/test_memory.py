@@ -30,4 +30,8 @@ def test_a_pool_on_a_gpu_is_no_larger_than_kernels_can_index(monkeypatch):
     assert pool_size(most, 3_072, "cuda", 64) == most
     with pytest.raises(CellsExhausted, match="which the kernels can index"):
         pool_size(most + 1, 3_072, "cuda", 64)
-    assert pool_size(None, 100_000, "cuda", 128) == int(0.9 * 148e9) // 100_000
+    usual = int(0.9 * 148e9) // 100_000
+    assert pool_size(None, 100_000, "cuda", 128) == usual
+    assert pool_size(usual, 100_000, "cuda", 128) == usual
+    with pytest.raises(CellsExhausted, match=f"at most {usual:,}, which the available memory"):
+        pool_size(usual + 1, 100_000, "cuda", 128)  # steps would have no room

@@ -56,10 +56,12 @@ def test_without_a_gpu_nothing_is_measured(command, monkeypatch, capsys):
 
 def test_a_line_stands_under_its_headings():
     row = {"dim": 64, "branches": 16, "rows": 1, "cells": 131072, "us": 1234.56, "gb_s": 3456.7,
-           "of_copy": 0.8123, "peers": {"SDPA": 2469.1, "flex": 13.0, "flash": "none"}}  # fmt: skip
+           "of_copy": 0.8123, "of_possible": 0.8123,
+           "peers": {"SDPA": 2469.1, "flex": 13.0, "flash": "none"}}  # fmt: skip
     text = bench_gpu.line(row)
     assert text == (
-        "  64       16    1  131072 |   1234.6   3457     81%  |   2469.1     13.0        -"
+        "  64       16    1  131072 |   1234.6   3457     81%          81% |"
+        "   2469.1     13.0        -"
     )
     assert text.index("|") == bench_gpu.HEADINGS.index("|")
     assert text.rindex("|") == bench_gpu.HEADINGS.rindex("|")

@@ -86,11 +86,17 @@ def gate(capability):
     return build(elementwise.gate_kernel, capability, types, constants, num_warps=4)
 
 
+PARTS = {"logits": "*bf16", "tops": "*fp32", "sums": "*fp32", "bests": "*i32"}
+
+
+def scan(capability):
+    return build(scoring.scan_kernel, capability, PARTS, {"BLOCK": scoring.BLOCK}, num_warps=8)
+
+
 def score(capability):
-    types = {"logits": "*bf16", "labels": "*i64", "tokens": "*i64", "logprobs": "*fp32",
-             "out": "*fp32"}  # fmt: skip
-    constants = {"BLOCK": scoring.BLOCK, "BLOCK_L": 8}
-    return build(scoring.score_kernel, capability, types, constants, num_warps=8)
+    types = {"labels": "*i64", "tokens": "*i64", "logprobs": "*fp32", "out": "*fp32"}
+    constants = {"BLOCKS": 32, "BLOCK_L": 8}
+    return build(scoring.score_kernel, capability, PARTS | types, constants, num_warps=1)
 
 
 def report(name, family, compiled):
@@ -123,7 +129,7 @@ def main():
     report("attend f16 96/80 capped windowed", "sm_90", compiled)
     sizes = tuning.lookup("sm_80", torch.float32, 64)
     report("attend f32 64", "sm_80", attend(80, sizes, sizes.blocks[0], 64, 64, torch.float32))
-    for kernel in (merge, rotate, write, norm, gate, score):
+    for kernel in (merge, rotate, write, norm, gate, scan, score):
         report(kernel.__name__, "sm_120", kernel(120))
 
 

@@ -37,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("stopped; nothing was written", file=sys.stderr)
+        print("stopped; what was written before stays", file=sys.stderr)
         return 130
 
 
@@ -130,7 +130,7 @@ def _words(values: Sequence[int]) -> str:
 def _latency(options: argparse.Namespace, command: str) -> int:
     from workbench.bench import latency, report, result
 
-    found = latency.run(
+    for found in latency.run(
         latency.Options(
             contexts=tuple(options.contexts),
             repeats=options.repeats,
@@ -143,9 +143,10 @@ def _latency(options: argparse.Namespace, command: str) -> int:
             more_peers=options.more_peers,
         ),
         command,
-    )
+    ):  # what there is stays if it is interrupted
+        path = result.write(found, "latency", options.out, options.device)
     print(report.table(found))
-    print(f"\nwritten to {result.write(found, 'latency', options.out, options.device)}")
+    print(f"\nwritten to {path}")
     return 0
 
 

@@ -22,7 +22,7 @@ PAGE = 32  # tokens; what is shared ends at the end of a page
 NEW = hasattr(ContinuousBatchingConfig, "page_size")
 PAGES: dict[str, Any] = {"page_size" if NEW else "block_size": PAGE}
 STEP = 2048  # tokens of one step
-PATIENCE_S = 600.0  # for one token: the first step of a kind may be compiled
+PATIENCE_S = 120.0  # for one token: the first step of a kind may be compiled
 
 
 class Batching:

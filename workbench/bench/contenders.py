@@ -65,7 +65,8 @@ class Contenders:
     """The session and its peers, always on the same context.
 
     Attributes:
-        unavailable: why a peer that is not needed is out, by its name.
+        unavailable: why a peer that is not needed is out, by its name: it failed, or gave others'
+            answers.
     """
 
     def __init__(
@@ -247,6 +248,12 @@ class Contenders:
             if score:  # one that gives other tokens scores those before the first of them
                 scores[peer.name] = score
         scores[self.stateless.name] = self.stateless.score(context, question, tokens)
+        bound = BOUNDS[self.engine.dtype]
+        for name in [name for name in scores if name in MAY_FAIL]:
+            apart = _distance(answer.logprobs, scores[name])
+            if not apart <= bound:  # NaN included
+                self.unavailable[name] = f"differs by {apart:.3g}, bound {bound:.3g}"
+                del scores[name], greedy[name]
         chances = self._choice_by_peer()
         return {
             "position": answer.position,
@@ -263,7 +270,7 @@ class Contenders:
             "same_greedy_tokens": {name: ids == tokens for name, ids in greedy.items()},
             "logprobs": answer.logprobs,
             "difference_if_the_last_bar_were_missing": self._stale_difference(answer),
-            "bound": BOUNDS[self.engine.dtype],
+            "bound": bound,
         }
 
     def _choice_by_peer(self) -> dict[str, float]:

@@ -30,6 +30,8 @@ def run(options: argparse.Namespace, command: str) -> int:
     if not torch.cuda.is_available():
         msg = "torch finds no CUDA device, and this measures one; expected an NVIDIA GPU"
         raise WorkbenchError(msg)
-    found = result.header("kernels", command, DEVICE) | bench_gpu.run(options.dims)
-    print(f"\nwritten to {result.write(found, 'kernels', options.out, DEVICE)}")
+    header = result.header("kernels", command, DEVICE)
+    for found in bench_gpu.run(options.dims):  # what there is stays if it is interrupted
+        path = result.write(header | found, "kernels", options.out, DEVICE)
+    print(f"\nwritten to {path}")
     return 0

@@ -11,6 +11,7 @@ from __future__ import annotations
 import datetime as dt
 import tempfile
 from collections import defaultdict
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -60,8 +61,8 @@ class Options:
     more_peers: bool | None = None
 
 
-def run(options: Options, command: str, progress: bool = True) -> dict[str, Any]:
-    """Measure; returns everything as plain values, ready for JSON.
+def run(options: Options, command: str, progress: bool = True) -> Iterator[dict[str, Any]]:
+    """Measure; after each context yields everything so far as plain values, ready for JSON.
 
     Args:
         options: what to measure.
@@ -89,31 +90,46 @@ def run(options: Options, command: str, progress: bool = True) -> dict[str, Any]
         model = aside(lambda: make_model(Path(folder), options.size, options.seed, device))
         contenders = Contenders(Path(folder), cells=cells, dtype=options.dtype, seed=options.seed,
                                 device=device, more=more)  # fmt: skip
+        dtype = contenders.engine.dtype
+        head = {
+            "benchmark": "latency",
+            "command": command,
+            "began": began.isoformat(timespec="seconds"),
+            "versions": machine.versions(),
+            "machine": where,
+            "model": model | {"dtype": str(dtype).removeprefix("torch.")},
+        }
         blocks = []
         try:
+            peak = contenders.engine.call(lambda: machine.peak_flops(dtype, device))
             bandwidth = [contenders.bandwidth()]
             for context in options.contexts:
                 blocks.append((context, *_measure(contenders, context, options, bar)))
                 bandwidth.append(contenders.bandwidth())
-            floor, arithmetic = contenders.floor, contenders.arithmetic
-            dtype = contenders.engine.dtype
-            flops_per_s, of = contenders.engine.call(lambda: machine.peak_flops(dtype, device))
-            unavailable = contenders.unavailable
+                seconds = (dt.datetime.now(dt.UTC) - began).total_seconds()
+                found = _found(options, contenders, blocks, bandwidth, buffer_bandwidth, peak)
+                yield head | {"duration_s": round(seconds, 1)} | found
         finally:
             contenders.close()
+
+
+def _found(
+    options: Options,
+    contenders: Contenders,
+    blocks: list[tuple[int, dict[str, Any], Measured]],
+    bandwidth: list[float],
+    buffer_bandwidth: float,
+    peak: tuple[float, str],
+) -> dict[str, Any]:
+    """What was measured so far; ``bandwidth`` before the first and after each context."""
+    floor, arithmetic = contenders.floor, contenders.arithmetic
+    flops_per_s, of = peak
     best = max(buffer_bandwidth, *bandwidth)  # nobody gets below a floor at this one
     roofline = Roofline(floor, arithmetic, best, flops_per_s)
     results = [
         summary(context, measured, roofline) | block for context, block, measured in blocks
     ]
     return {
-        "benchmark": "latency",
-        "command": command,
-        "began": began.isoformat(timespec="seconds"),
-        "duration_s": round((dt.datetime.now(dt.UTC) - began).total_seconds(), 1),
-        "versions": machine.versions(),
-        "machine": where,
-        "model": model | {"dtype": str(dtype).removeprefix("torch.")},
         "settings": {
             "contexts": list(options.contexts),
             "repeats": options.repeats,
@@ -129,7 +145,7 @@ def run(options: Options, command: str, progress: bool = True) -> dict[str, Any]
         "bandwidth": {
             "of": "the session's own weights, read in turn",
             "of_a_fresh_buffer": buffer_bandwidth,
-            "bytes_per_s": bandwidth,
+            "bytes_per_s": list(bandwidth),
             "best": best,
             "drift": max(bandwidth) / min(bandwidth) - 1,
         },
@@ -140,7 +156,7 @@ def run(options: Options, command: str, progress: bool = True) -> dict[str, Any]
             "flops_of_the_head": arithmetic.head,
             "flops_per_token_seen": arithmetic.seen,
         },
-        "unavailable": unavailable,
+        "unavailable": dict(contenders.unavailable),
         "contexts": results,
     }
 

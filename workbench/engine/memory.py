@@ -14,7 +14,7 @@ from workbench.errors import CellsExhausted
 DEFAULT_CELLS = 65_536
 MEMORY_SHARE = 0.5  # of what is available, for the pool, where `cells` is not given
 UNKNOWN = 4 * 2**30  # bytes, where the system does not say
-GPU_SHARE = 0.9  # of a GPU's memory that is free after the weights, likewise
+GPU_SHARE = 0.9  # of a GPU's memory that is free after the weights, at most
 
 
 def pool_size(cells: int | None, bytes_per_cell: int, device: str, dim: int) -> int:
@@ -29,7 +29,8 @@ def pool_size(cells: int | None, bytes_per_cell: int, device: str, dim: int) -> 
             torch.cuda.empty_cache()  # what loading the model has freed
         available, _ = torch.cuda.mem_get_info(device)
         most = (2**31 - 1) // dim
-        usual = min(int(GPU_SHARE * available) // bytes_per_cell, most)
+        available = int(GPU_SHARE * available)  # steps need the rest
+        usual = min(available // bytes_per_cell, most)
     if cells is None:
         return max(1024, usual)
     if cells < 2 or cells * bytes_per_cell > available:

@@ -91,6 +91,13 @@ def seconds(calls: Sequence[Callable[[], object]]) -> float:
     return statistics.median(times)
 
 
+def product_flops() -> float:
+    """Operations per second of a large product of bfloat16."""
+    size = 8192
+    a, b = (torch.randn(size, size, device=DEVICE, dtype=torch.bfloat16) for _ in range(2))
+    return 2 * size**3 / seconds([lambda: a @ b] * 4)
+
+
 def copy_bandwidth() -> float:
     """Bytes per second that a copy on the device reads and writes together."""
     source = torch.randn(2**28, device=DEVICE)  # 1 GiB

@@ -10,11 +10,14 @@ from torch import Tensor
 from workbench_kernels.gpu import checks
 from workbench_kernels.scores import Scores
 
-BLOCK = 4096  # entries of the vocabulary one step of the loop reads
+BLOCK = 4096  # entries of the vocabulary that one program reads
 
 
 def score(logits: Tensor, labels: Tensor | None = None) -> Scores:
-    """One pass over each row: argmax, log-sum-exp, and the labels' log-probabilities.
+    """Argmax, log-sum-exp, and the labels' log-probabilities of each row.
+
+    A row is read in blocks by as many programs, since one alone would take longer than a layer of
+    a small model; another puts their three numbers each together, always in the same order.
 
     Args:
         logits: ``[rows, vocab]``, each row contiguous; read as float32.
@@ -40,43 +43,65 @@ def score(logits: Tensor, labels: Tensor | None = None) -> Scores:
     logprobs = torch.empty(rows, dtype=torch.float32, device=logits.device)
     out = torch.empty(rows, num, dtype=torch.float32, device=logits.device)
     if rows:
+        block = min(BLOCK, triton.next_power_of_2(vocab))
+        blocks = triton.cdiv(vocab, block)
+        tops, sums = torch.empty(2, rows, blocks, dtype=torch.float32, device=logits.device)
+        bests = torch.empty(rows, blocks, dtype=torch.int32, device=logits.device)
         with torch.cuda.device_of(logits):
+            scan_kernel[(rows, blocks)](
+                logits, tops, sums, bests, vocab, logits.stride(0), blocks,
+                BLOCK=block, num_warps=8, enable_fp_fusion=False,
+            )  # fmt: skip
             score_kernel[(rows,)](
-                logits, labels, tokens, logprobs, out, vocab, logits.stride(0), num,
-                BLOCK=min(BLOCK, triton.next_power_of_2(vocab)),
+                logits, labels, tops, sums, bests, tokens, logprobs, out,
+                vocab, logits.stride(0), num, blocks,
+                BLOCKS=triton.next_power_of_2(blocks),
                 BLOCK_L=triton.next_power_of_2(num) if num else 0,
-                num_warps=8, enable_fp_fusion=False,
+                num_warps=1, enable_fp_fusion=False,
             )  # fmt: skip
     return Scores(tokens, logprobs, out)
 
 
 @triton.jit
-def score_kernel(
-    logits, labels, tokens, logprobs, out, vocab, logits_row, num,
-    BLOCK: tl.constexpr, BLOCK_L: tl.constexpr,
+def scan_kernel(
+    logits, tops, sums, bests, vocab, logits_row, blocks, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """One row: program ``(row,)``."""
+    """Part of a row: program ``(row, block)``. Its largest, the first place of it, and the sum of
+    exponentials above it."""
+    row, block = tl.program_id(0).to(tl.int64), tl.program_id(1)
+    at = block * BLOCK + tl.arange(0, BLOCK)
+    x = tl.load(logits + row * logits_row + at, mask=at < vocab, other=-float("inf"))
+    x = x.to(tl.float32)
+    top = tl.max(x, 0)
+    base = tl.where(top == -float("inf"), 0.0, top)
+    part = row * blocks + block
+    tl.store(tops + part, top)
+    tl.store(sums + part, tl.sum(tl.exp(x - base), 0))
+    tl.store(bests + part, block * BLOCK + tl.argmax(x, 0))
+
+
+@triton.jit
+def score_kernel(
+    logits, labels, tops, sums, bests, tokens, logprobs, out, vocab, logits_row, num, blocks,
+    BLOCKS: tl.constexpr, BLOCK_L: tl.constexpr,
+):  # fmt: skip
+    """One row, of its blocks' numbers: program ``(row,)``."""
     row = tl.program_id(0).to(tl.int64)
-    logits += row * logits_row
-    top = tl.full([], -float("inf"), tl.float32)
-    total = tl.full([], 0.0, tl.float32)
-    best = tl.full([], 0, tl.int32)
-    for first in range(0, vocab, BLOCK):
-        at = first + tl.arange(0, BLOCK)
-        x = tl.load(logits + at, mask=at < vocab, other=-float("inf")).to(tl.float32)
-        highest = tl.max(x, 0)
-        # The first of equals: within a block by argmax, between blocks by the strict comparison.
-        best = tl.where(highest > top, first + tl.argmax(x, 0), best)
-        highest = tl.maximum(top, highest)
-        base = tl.where(highest == -float("inf"), 0.0, highest)
-        total = total * tl.exp(top - base) + tl.sum(tl.exp(x - base), 0)
-        top = highest
-    lse = top + tl.log(total)
+    which = tl.arange(0, BLOCKS)
+    there = which < blocks
+    x = tl.load(tops + row * blocks + which, mask=there, other=-float("inf"))
+    total = tl.load(sums + row * blocks + which, mask=there, other=0.0)
+    best = tl.load(bests + row * blocks + which, mask=there, other=0)
+    top = tl.max(x, 0)
+    base = tl.where(top == -float("inf"), 0.0, top)
+    lse = top + tl.log(tl.sum(total * tl.exp(x - base), 0))
+    # The first of equals, within a block and between blocks.
+    best = tl.sum(tl.where(which == tl.argmax(x, 0), best, 0), 0)
     tl.store(tokens + row, best.to(tl.int64))
     tl.store(logprobs + row, top - lse)
     if BLOCK_L > 0:
-        which = tl.arange(0, BLOCK_L)
-        label = tl.load(labels + row * num + which, mask=which < num, other=-1)
+        at = tl.arange(0, BLOCK_L)
+        label = tl.load(labels + row * num + at, mask=at < num, other=-1)
         known = (label >= 0) & (label < vocab)
-        x = tl.load(logits + label, mask=known, other=-float("inf")).to(tl.float32)
-        tl.store(out + row * num + which, x - lse, mask=which < num)
+        logit = tl.load(logits + row * logits_row + label, mask=known, other=-float("inf"))
+        tl.store(out + row * num + at, logit.to(tl.float32) - lse, mask=at < num)
