@@ -9,7 +9,13 @@ from numbers import Integral
 from typing import TYPE_CHECKING, Any
 
 from workbench.answer import Answer
-from workbench.asking import closed_answers, result_of, result_of_async, stops
+from workbench.asking import (
+    check_not_drawn,
+    closed_answers,
+    result_of,
+    result_of_async,
+    stops,
+)
 from workbench.backtest import Backtest
 from workbench.engine.questions import answered
 from workbench.engine.sampler import Sampling
@@ -71,7 +77,8 @@ class Askable:
                 probability for each. Where one begins another ("1", "10"), each is scored with the
                 end of the reply.
             max_tokens, stop: where an open answer ends.
-            temperature, top_p, seed: 0 is greedy; a seed makes sampling repeatable.
+            temperature, top_p, seed: 0 is greedy; a seed makes sampling repeatable. Choices are
+                scored, never drawn, and take none of these.
             at: as of an earlier moment: ``wb.row(500)`` (or 500) after the first 500 rows,
                 ``wb.row(-10)`` ten rows ago, ``wb.version(12)``. The session's cells are read as
                 they were then: nothing is computed again.
@@ -112,6 +119,7 @@ class Askable:
         self._check_open()
         sampling = Sampling(max_tokens, stops(stop), temperature, top_p, seed)
         closed, then = closed_answers(choices), moment(at)
+        check_not_drawn(closed, sampling)
         pushed = self.ingest.ticks.last(from_stream=False) if fresh else None
         if then is not None and self.ingest.has_come(then):
             pushed = None

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Iterable, Sequence
 
 from workbench.answer import Answer
+from workbench.engine.sampler import Sampling
 from workbench.errors import QuestionError
 
 
@@ -60,6 +61,17 @@ def closed_answers(choices: Sequence[str] | None) -> tuple[str, ...]:
     if len(set(closed)) != len(closed) or len(closed) < 2:
         raise QuestionError(msg)
     return closed
+
+
+def check_not_drawn(closed: Sequence[str], sampling: Sampling) -> None:
+    """Raise `QuestionError` where a closed question is told how to draw tokens."""
+    drawn = sampling.temperature > 0 or sampling.top_p < 1 or sampling.seed is not None
+    if closed and drawn:
+        msg = (
+            "choices are scored, never drawn; leave out temperature, top_p and seed, or draw one "
+            "yourself from answer.probabilities"
+        )
+        raise QuestionError(msg)
 
 
 def _texts(given: Iterable[str], expected: str) -> tuple[str, ...]:

@@ -7,7 +7,7 @@ import dataclasses
 import functools
 import threading
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -58,9 +58,13 @@ class Engine(StatelessEngine):
             ``save_pretrained``, or a loaded ``(model, tokenizer)`` pair, whose bfloat16 products
             are packed in place where the compiled CPU kernel is in use: it still computes the
             same and saves the same, but without gradients. Outside the engine it runs again after
-            ``model.set_attn_implementation("sdpa")``, once the engine is closed.
+            ``model.set_attn_implementation("sdpa")``, once the engine is closed. A pair runs where
+            it is and in its own dtype.
         cells: size of the pool in tokens; None takes 65,536, or what half of the available memory
             holds if that is less; on a GPU nine tenths of what is free after the weights.
+        template: what the model's chat template is told besides the messages, such as
+            ``{"enable_thinking": False}`` for one that would think before it answers: a closed
+            question is scored where its reply begins.
         dtype: "auto" (bfloat16 where the CPU multiplies it in hardware, else float32),
             "bfloat16", "float32".
         device: "auto" (the CPU), "cpu", or "cuda", whose attention runs on the Triton kernels; that
@@ -90,6 +94,7 @@ class Engine(StatelessEngine):
         model: str | Path | tuple[Any, Any] | None = None,
         *,
         cells: int | None = None,
+        template: Mapping[str, Any] | None = None,
         dtype: str | torch.dtype = "auto",
         device: str = "auto",
         graphs: bool = True,
@@ -132,7 +137,7 @@ class Engine(StatelessEngine):
             raise CellsExhausted(msg)
         self._sessions: dict[str, Session] = {}
         self._push_locks: dict[Ingest, threading.Lock] = {}
-        tokens = Tokens(tokenizer, _eos_ids(decoder.model, tokenizer))
+        tokens = Tokens(tokenizer, _eos_ids(decoder.model, tokenizer), template)
         if not speculate:
             limits = dataclasses.replace(limits, draft_questions=0)
         super().__init__(decoder, tokens, num_cells=num_cells, watermark=kept, limits=limits,

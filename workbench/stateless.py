@@ -6,7 +6,13 @@ from collections.abc import Sequence
 from typing import Any
 
 from workbench.answer import Answer
-from workbench.asking import closed_answers, result_of, result_of_async, stops
+from workbench.asking import (
+    check_not_drawn,
+    closed_answers,
+    result_of,
+    result_of_async,
+    stops,
+)
 from workbench.engine.engine import StepEngine
 from workbench.engine.sampler import Sampling
 from workbench.engine.work import Question
@@ -72,6 +78,7 @@ class StatelessEngine(StepEngine):
         answer.stateless = True
         closed = closed_answers(choices)
         sampling = Sampling(max_tokens, stops(stop), temperature, top_p, seed)
+        check_not_drawn(closed, sampling)
         question = Question(
             self.core.next_id(), Kind.QUESTION, None, answer, self.tokens.prompt(prompt), sampling,
             self.tokens.choices(closed), list(closed),

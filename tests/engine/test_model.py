@@ -170,6 +170,39 @@ def test_a_model_that_differs_from_its_own_attention_is_refused(monkeypatch):
         load((model, tokenizer), "auto", "cpu")
 
 
+@pytest.mark.parametrize("leaks", [False, True])
+def test_a_build_with_a_part_of_its_own_is_run_by_transformers(leaks):
+    """It is proved like any other model; our code for whole layers knows nothing of such a part."""
+
+    class Own(torch.nn.Module):
+        def __init__(self, mlp):
+            super().__init__()
+            self.own = mlp
+
+        def forward(self, x):
+            return self.own(x + x.mean(1, keepdim=True) if leaks else x)
+
+    model, tokenizer = tiny_model(dtype=torch.bfloat16, hidden_size=64, head_dim=32)
+    model.model.layers[1].mlp = Own(model.model.layers[1].mlp)
+    if leaks:
+        with pytest.raises(UnsupportedModel, match="keep state in a way the engine does not know"):
+            load((model, tokenizer), "auto", "cpu")
+    else:
+        decoder, _ = load((model, tokenizer), "auto", "cpu")
+        assert decoder.compiled is None
+
+
+def test_a_loaded_pair_is_not_said_to_be_something_else():
+    model, tokenizer = tiny_model(dtype=torch.float32)
+    for dtype in ("bfloat16", torch.bfloat16):
+        with pytest.raises(ModelError, match="'bfloat16': the loaded model is torch.float32"):
+            load((model, tokenizer), dtype, "cpu")
+    with pytest.raises(ModelError, match="dtype 'int4' is unknown"):
+        load((model, tokenizer), "int4", "cpu")
+    decoder, _ = load((model, tokenizer), "float32", "cpu")
+    assert decoder.dtype == torch.float32
+
+
 def test_an_engine_waits_while_its_model_is_proved_for_another(monkeypatch):
     """Its attention is transformers' own meanwhile, which knows nothing of a step's slices."""
     model, tokenizer = tiny_model("llama", dtype=torch.float32)

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from workbench.engine.tokens import TextStream, Tokens
-from workbench.errors import QuestionError, RowError
+from workbench.errors import ModelError, QuestionError, RowError
 from workbench.testing import byte_tokenizer
 
 CHAT = (
@@ -135,3 +135,40 @@ def test_a_choice_that_begins_another_is_meant_with_its_end():
     assert [ids[:-1] for ids in found] == [made.choice(text) for text in ("10", "1", "2")]
     endless = Tokens(byte_tokenizer(None), [])
     assert endless.choices(["1", "10"]) == [endless.choice("1"), endless.choice("10")]
+
+
+ENDS = (
+    "{% for m in messages %}<s>{{ m.content }}{{ '<pad>' if m.role == 'assistant' else '</s>' }}"
+    "{% endfor %}{% if add_generation_prompt %}<s>{% endif %}"
+)
+THINKS = CHAT + "{% if enable_thinking is not defined or enable_thinking %}(thinks){% endif %}"
+
+
+def test_a_choice_that_begins_another_ends_as_replies_do():
+    """Several tokens may end a reply; the template says which one does."""
+    cases = ((ENDS, 257, 258), (CHAT, 256, 257), (None, 257, 257), (None, 99, 256))
+    for template, own, end in cases:
+        tokenizer = byte_tokenizer(template)
+        tokenizer.eos_token = tokenizer.convert_ids_to_tokens(own)
+        made = Tokens(tokenizer, [256, 257, 258])
+        assert [ids[-1] for ids in made.choices(["1", "10"])] == [end, end]
+    made = tokens(ENDS)
+    assert made.choices(["up", "down"]) == [made.data("up"), made.data("down")]
+
+
+def test_choices_that_read_the_same_are_refused():
+    made = tokens()
+    plain = made._plain
+    made._plain = lambda text, **options: plain(text.lower(), **options)
+    with pytest.raises(QuestionError, match="'Up' and 'up' are the same to this model"):
+        made.choices(["Up", "down", "up"])
+
+
+def test_a_template_is_told_what_the_engine_was():
+    told = Tokens(byte_tokenizer(THINKS), [257], {"enable_thinking": False})
+    assert spelled(told, told.question("Up?")) == "Up?</s><s>assistant:"
+    assert spelled(tokens(THINKS), tokens(THINKS).question("Up?")).endswith("(thinks)")
+    with pytest.raises(ModelError, match="chat template does not know 'thinking'"):
+        Tokens(byte_tokenizer(THINKS), [257], {"thinking": False})
+    with pytest.raises(ModelError, match="has no chat template"):
+        Tokens(byte_tokenizer(), [257], {"enable_thinking": False})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import math
+from decimal import Decimal
 
 import numpy as np
 import pandas as pd
@@ -93,7 +94,9 @@ def test_the_mark_says_where_the_printed_value_lies(value, low, high):
     assert mark == ("low" if value < low else "high" if value > high else "ok")
 
 
-@pytest.mark.parametrize("missing", [None, math.nan, np.float64("nan")])
+@pytest.mark.parametrize(
+    "missing", [None, math.nan, np.float64("nan"), np.float32("nan"), Decimal("NaN")]
+)
 def test_a_value_that_is_missing_is_a_fault(missing):
     text = schema_for("iot").render([{"sensor": "s", "value": missing, "low": 1, "high": 2}])
     assert text == "fault s v? lo1.0000 hi2.0000\n"

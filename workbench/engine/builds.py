@@ -22,6 +22,7 @@ def is_known(model: Any) -> bool:
     return (
         model.config.hidden_act in ("silu", "swish")
         and {type(layer).__name__ for layer in layers} == {f"{name}DecoderLayer"}
+        and {type(layer.mlp).__name__ for layer in layers} == {f"{name}MLP"}
         and all(getattr(layer.mlp, n).bias is None for layer in layers for n in PLAIN)
     )
 

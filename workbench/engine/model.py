@@ -391,14 +391,14 @@ def load(
     Raises:
         ModelError: it cannot be found or read; UnsupportedModel: it cannot be run exactly.
     """
-    device = auto_device(device)
+    asked, device = device, auto_device(device)
     if isinstance(source, tuple):
         model, tokenizer = source
+        _refuse_other(model, dtype, asked)
         with _using(model):
             model.set_attn_implementation(ATTENTION)
         at(CHECK)
         return Decoder(model, model.config.name_or_path or type(model).__name__), tokenizer
-    at("reading the weights")
     name = str(source)
     if (folder := Path(name)).is_dir():
         name = folder.name
@@ -415,8 +415,9 @@ def load(
         raise ModelError(msg) from error
     _refuse_by_config(config.get_text_config(decoder=True))
     tokenizer = _load_tokenizer(source)
+    at("reading the weights" if folder.is_dir() else "fetching and reading the weights")
     try:
-        with _quiet_loading():
+        with _quiet_loading() if folder.is_dir() else contextlib.nullcontext():
             loaded: Any = AutoModelForCausalLM.from_pretrained(
                 source, dtype=auto_dtype(dtype, device), attn_implementation=ATTENTION
             )
@@ -431,6 +432,22 @@ def load(
     if folder.is_dir():
         decoder.choice_temperature = stored_temperature(folder)
     return decoder, tokenizer
+
+
+def _refuse_other(model: Any, dtype: str | torch.dtype, device: str) -> None:
+    """A loaded model runs as it is: a dtype or device asked for beside it has to be its own."""
+    if dtype != "auto" and (wanted := auto_dtype(dtype, device)) != model.dtype:
+        msg = (
+            f"dtype={str(dtype).removeprefix('torch.')!r}: the loaded model is {model.dtype}; "
+            f"convert it with model.to({wanted}), or leave dtype out"
+        )
+        raise ModelError(msg)
+    if device != "auto" and torch.device(device).type != model.device.type:
+        msg = (
+            f"device={device!r}: the loaded model is on {model.device}; move it with "
+            f"model.to({device!r}), or leave device out"
+        )
+        raise ModelError(msg)
 
 
 def _load_tokenizer(source: str | Path) -> Any:

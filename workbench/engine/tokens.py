@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import re
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
-from workbench.errors import QuestionError, RowError
+from workbench.errors import ModelError, QuestionError, RowError
 
 # Stands for the caller's words while a chat template is rendered; no template changes it.
 _PROMPT, _DATA = "\u2039workbench-prompt\u203a", "\u2039workbench-data\u203a"
@@ -24,15 +25,26 @@ class Tokens:
     ``question(words)``. With a chat template the rows sit in one open user turn, and a question
     ends that turn and opens the reply. Only the template's own text is parsed for special tokens:
     what looks like one inside a prompt, a row or a question is plain text.
+
+    Args:
+        tokenizer: a Hugging Face tokenizer.
+        eos_ids: what ends a reply.
+        template: what its chat template is told besides the messages.
+
+    Raises:
+        ModelError: it has no chat template, or that does not take what it is told.
     """
 
-    def __init__(self, tokenizer: Any, eos_ids: list[int]) -> None:
+    def __init__(
+        self, tokenizer: Any, eos_ids: list[int], template: Mapping[str, Any] | None = None
+    ) -> None:
         self.tokenizer = tokenizer
+        self._told = _template_options(tokenizer, template or {})
         # One that never parses special tokens; the switch is state of the tokenizer, so two threads
         # must not flip it on the same one.
         self._plain = copy.deepcopy(tokenizer)
         self.eos_ids = frozenset(eos_ids)
-        self._end = eos_ids[:1]
+        self._end = self._reply_end(eos_ids)
         self._tail = self._split_template(with_prompt=False)[-1]
 
     @cached_property
@@ -96,8 +108,20 @@ class Tokens:
 
     def choices(self, texts: Sequence[str]) -> list[list[int]]:
         """Ids of closed answers. Where one is how another begins, each is meant with its end: else
-        the shorter one could only be likelier."""
+        the shorter one could only be likelier.
+
+        Raises:
+            QuestionError: one has no tokens, or two have the same.
+        """
         found = [self.choice(text) for text in texts]
+        for text, ids in zip(texts, found, strict=True):
+            same = next(other for other, its in zip(texts, found, strict=True) if its == ids)
+            if same != text:
+                msg = (
+                    f"choices {same!r} and {text!r} are the same to this model's tokenizer; "
+                    "expected different ones"
+                )
+                raise QuestionError(msg)
         begins = any(a is not b and b[: len(a)] == a for a in found for b in found)
         return [[*ids, *self._end] for ids in found] if begins else found
 
@@ -143,10 +167,39 @@ class Tokens:
             return [before, *text.split(_DATA, 1)]
         return self._render([user]).split(_DATA, 1)
 
+    def _reply_end(self, eos_ids: list[int]) -> list[int]:
+        """The token a whole reply ends with: of those that may end one, the one that the template
+        writes after a reply, else the tokenizer's own."""
+        own = self.tokenizer.eos_token_id
+        ends = [own] if own in eos_ids else eos_ids[:1]
+        if len(eos_ids) < 2 or not getattr(self.tokenizer, "chat_template", None):
+            return ends
+        reply = {"role": "assistant", "content": _PROMPT}
+        try:
+            text = self._render([{"role": "user", "content": _DATA}, reply])
+        except Exception:  # templates raise what they like
+            return ends
+        after = self._parse(text.partition(_PROMPT)[2])
+        return next(([token] for token in after if token in self.eos_ids), ends)
+
     def _render(self, messages: list[dict[str, str]]) -> str:
         return str(
-            self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+            self.tokenizer.apply_chat_template(
+                messages, tokenize=False, add_generation_prompt=True, **self._told
+            )
         )
+
+
+def _template_options(tokenizer: Any, told: Mapping[str, Any]) -> dict[str, Any]:
+    template = getattr(tokenizer, "chat_template", None)
+    if told and not template:
+        msg = f"template={dict(told)!r}: the tokenizer has no chat template; leave template out"
+        raise ModelError(msg)
+    for name in told:  # transformers would pass on any, and nothing would change
+        if not re.search(rf"\b{re.escape(name)}\b", str(template)):
+            msg = f"template={dict(told)!r}: the model's chat template does not know {name!r}"
+            raise ModelError(msg)
+    return dict(told)
 
 
 class TextStream:

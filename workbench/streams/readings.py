@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime as dt
-import math
 import re
 from typing import Any, ClassVar
 
@@ -52,7 +51,7 @@ class Sensors(Known):
         low, high = (price_text(number(index, side, named[side])) for side in ("low", "high"))
         value = named["value"]
         shown = "?"
-        if value is not None and not (isinstance(value, float) and math.isnan(value)):
+        if value is not None and value == value:  # NaN of whatever type is not itself
             shown = price_text(number(index, "value", value))
         mark = limit_mark(shown, low, high)
         return f"{mark} {name_word(index, 'sensor', sensor, 's3')} v{shown} lo{low} hi{high}"
