@@ -25,6 +25,15 @@ def filled(engine, rows=60, **options):
     return session
 
 
+def test_rows_that_were_dropped_for_newer_ones_end_no_back_test(still):
+    session = still.open("s", cells=400, max_pending=1, on_full="drop_oldest")
+    session.push("one")
+    test = session.backtest_start("so?", choices=UP_DOWN, every=1)
+    session.push("two")
+    run_until_idle(still)
+    assert test.result().finish_reason == "done" and len(test.answers) == 1
+
+
 def test_every_answer_equals_plain_transformers_over_its_prefix(still):
     session = filled(still)
     poison_free_cells(still)

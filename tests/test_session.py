@@ -2,6 +2,7 @@
 
 import asyncio
 import datetime as dt
+import math
 import threading
 import traceback
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 
 import workbench as wb
 from workbench.errors import (
+    Cancelled,
     CellsExhausted,
     QuestionError,
     QueueFull,
@@ -434,6 +436,59 @@ def test_a_stopped_stream_is_not_shown_as_failed(engine, monkeypatch):
     with pytest.raises(RowError):
         session.stream([BARS[0], {"o": 1.0}]).wait(30)
     assert ends[1] == (1, 2)
+
+
+def test_what_ends_a_stream_is_told_to_who_does_not_wait_for_it(engine, capsys):
+    session = engine.open("s", schema="ohlcv", cells=400)
+    bad = [BARS[0], {"o": 1.0}]
+    feed = session.stream(bad, progress=False)
+    feed._thread.join(30)
+    told = "the stream into 's' ended early: after 1 row of the stream: row 0"
+    assert told in capsys.readouterr().err
+    assert session.feeds == []
+    other = session.stream(iter([BARS[0]]), progress=False, rate=0.5)
+    assert session.feeds == [other]
+    with pytest.raises(RowError):
+        session.stream(bad, progress=False, rate=100).wait(30)
+    assert capsys.readouterr().err == ""
+    other.stop()
+    other.wait(30)
+
+
+def test_choices_are_scored_and_never_drawn(engine):
+    session = engine.open("s", cells=100)
+    for sampling in ({"temperature": 0.5}, {"top_p": 0.5}, {"seed": 3}):
+        with pytest.raises(QuestionError, match="choices are scored, never drawn"):
+            session.ask("Up?", choices=["up", "down"], **sampling)
+        with pytest.raises(QuestionError, match="choices are scored, never drawn"):
+            engine.generate("Up?", choices=["up", "down"], **sampling)
+
+
+def test_the_time_per_output_token_is_what_comes_after_the_first(engine):
+    session = engine.open("s", cells=100)
+    session.push("row")
+    answer = session.ask("Up?", max_tokens=3)
+    assert answer.tpot_ms == (answer.total_ms - answer.ttft_ms) / 2
+    assert math.isnan(session.ask("Up?", max_tokens=1).tpot_ms)
+    assert math.isnan(session.ask("Up?", choices=["up", "down"]).tpot_ms)
+
+
+def test_rows_are_taken_back_and_questions_go_on_without_them(make_engine):
+    engine = make_engine(start=False)
+    session = engine.open("s", cells=200)
+    kept, gone = session.push("one"), session.push("two")
+    asked = session.ask_start("what?", max_tokens=2)  # as of both
+    assert gone.cancel() and not gone.cancel()
+    run_until_idle(engine)
+    assert kept.version == 1 and asked.version == 1 and session.rows == 1
+    assert not kept.cancel()
+    last = session.push("three")
+    asked = session.ask_start("what?", max_tokens=2)
+    assert last.cancel()
+    run_until_idle(engine)
+    assert asked.version == 1 and asked.error is None and session.flush(1) == 1
+    with pytest.raises(Cancelled, match="its row was taken back"):
+        last.wait(0)
 
 
 def test_nobody_waits_in_the_engines_own_thread(engine):

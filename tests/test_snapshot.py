@@ -1,10 +1,12 @@
 """A session in a file comes back as it was, and nothing of it is taken on trust."""
 
+import json
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 import workbench as wb
@@ -163,11 +165,13 @@ def test_one_wrong_number_in_what_is_proved_would_show(make_engine, tmp_path):
     assert_recomputes(engine.decoder.model, answer, BOUND)
 
 
-def _again(path, tensors, to):
-    from safetensors import safe_open
-
+def _about(path):
     with safe_open(path, "pt") as file:
-        save_file(tensors, to, file.metadata())
+        return json.loads(file.metadata()["workbench"])
+
+
+def _again(path, tensors, to):
+    save_file(tensors, to, {"workbench": json.dumps(_about(path))})
     return to
 
 
@@ -190,12 +194,22 @@ def test_what_is_no_such_file_is_one_clear_error(engine, tmp_path):
         engine.restore(path, name="t", cells=1500)
     with pytest.raises(WorkbenchError, match="whole number"):
         engine.restore(path, name="t", cells="x")
-    for change in ({"fingerprint": "another"}, {"head": lambda prompt: [1, 2, 3]}):
+    without_head = tmp_path / "older"  # as files were written before
+    about = _about(path)
+    del about["head"]
+    save_file(load_file(path), without_head, {"workbench": json.dumps(about)})
+    for change, file in (
+        ({"fingerprint": "another"}, path),
+        ({"head": lambda prompt: [1, 2, 3]}, without_head),
+    ):
         with pytest.MonkeyPatch.context() as patch:
             for attribute, value in change.items():
                 patch.setattr(engine.tokens, attribute, value)
             with pytest.raises(WorkbenchError, match="its text has other tokens"):
-                engine.restore(path, name="t", compute=True)
+                engine.restore(file, name="t", compute=True)
+    older = engine.restore(without_head, name="older")
+    assert older.token_ids == session.token_ids
+    older.close()
     with pytest.raises(IsADirectoryError):
         session.save(tmp_path)
     with pytest.raises(IsADirectoryError, match="is a folder; expected a file"):
@@ -240,6 +254,47 @@ def test_in_line_its_cells_come_from_the_file_before_anything_runs(make_engine, 
         back = waiting[1].result()
     assert set(other.sessions) == {"good"} and computed(other) == 0
     assert back.ask("so?", max_tokens=1).row == 12
+
+
+def test_a_template_that_tells_the_date_is_restored_on_another_day(make_engine, tmp_path):
+    days = (
+        "{% for m in messages %}<s>DAY{{ m.content }}</s>{% endfor %}"
+        "{% if add_generation_prompt %}<s>{% endif %}"
+    )
+
+    def engine_on(day):
+        model, tokenizer = tiny_model()
+        tokenizer.chat_template = days.replace("DAY", day)
+        return make_engine(model=(model, tokenizer), start=False)
+
+    engine = engine_on("9 Nov: ")
+    session = engine.open("s", cells=400, overflow="rebuild", window=100)
+    session.push([text(i) for i in range(5)])
+    run_until_idle(engine)
+    path = session.save(tmp_path / "file")
+    other = engine_on("10 Nov: ")
+    back = other.restore(path)
+    assert back.token_ids == session.token_ids
+    fork = back.fork("f", at=2)
+    run_until_idle(other)
+    assert fork.token_ids == session.token_ids[: len(fork.token_ids)] and fork.rows == 2
+    for number in range(5, 60):  # its window moves, and keeps the head that it began with
+        back.push(text(number))
+        run_until_idle(other)
+    assert other.tokens.text(back.token_ids).startswith("9 Nov: ")
+    answer = back.ask_start("so?", max_tokens=2)
+    run_until_idle(other)
+    assert_recomputes(other.decoder.model, answer, BOUND)
+
+
+def test_a_session_of_no_tokens_is_saved_and_restored(make_engine, tmp_path):
+    engine = make_engine(start=False)
+    session = engine.open("s", cells=100)
+    assert session.token_ids == []
+    back = engine.restore(session.save(tmp_path / "file"), name="t")
+    back.push("one")
+    run_until_idle(engine)
+    assert back.rows == 1
 
 
 def test_a_session_without_its_cells_can_be_saved_and_restored(make_engine, tmp_path):

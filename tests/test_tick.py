@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from workbench.errors import SessionClosed, SessionFaulted, TickDropped
+from workbench.errors import Cancelled, SessionClosed, SessionFaulted, TickDropped
 from workbench.tick import Tick, TickQueue
 
 ACTIONS = st.lists(
@@ -38,7 +38,7 @@ def test_tokens_come_out_as_they_went_in(actions, on_full):
             tick = Tick(list(range(number, number + size)), 1)
             number += size
             ticks.append(tick)
-            queue.put(tick)
+            queue.dropped(queue.put(tick))
         elif action == "hold":  # whatever comes now, they are what the engine will take
             held = queue.hold(size)
         else:
@@ -62,7 +62,8 @@ def test_a_tick_that_is_half_in_is_not_dropped():
     queue.put(first)
     assert consumed(queue, 1) == []
     queue.put(second)
-    queue.put(third)
+    assert queue.put(third) == [second] and not second.done
+    queue.dropped([second])
     assert not first.done and isinstance(second.error, TickDropped) and not third.done
 
 
@@ -72,14 +73,33 @@ def test_ticks_that_are_being_computed_are_not_dropped():
     queue.put(first)
     queue.put(second)
     assert queue.hold(4) == [0, 0, 0, 1]
-    assert queue.put(third) == 0
-    assert queue.put(fourth) == 1
-    assert [t.done for t in ticks] == [False, False, True, False]
+    assert queue.put(third) == []
+    assert queue.put(fourth) == [third]
+    assert queue.waiting() == [ticks[0], ticks[1], ticks[3]]
     assert consumed(queue, 4) == [first]
     assert queue.hold(9) == [1, 1, 3, 3, 3]
     queue.hold(0)
-    assert queue.put(Tick([4], 1)) == 1  # the second is begun, the fourth is not any more
+    assert queue.put(Tick([4], 1)) == [fourth]  # the second is begun, it is not any more
     assert queue.hold(9) == [1, 1, 4]
+
+
+def test_rows_that_nobody_has_read_can_be_taken_back():
+    queue, released = TickQueue("s", 9, "raise"), []
+    queue.after_take_back = lambda: released.append(queue.rows)
+    first, second, third = ticks = [Tick([n, n, n], 2) for n in range(3)]
+    assert not first.cancel()  # nobody has queued it
+    for tick in ticks:
+        queue.put(tick)
+    assert queue.hold(4) == [0, 0, 0, 1]
+    assert not first.cancel() and not second.cancel() and third.cancel()
+    assert released == [4] and queue.tokens == queue.accepted_tokens == 6
+    with pytest.raises(Cancelled, match="its 2 rows were taken back"):
+        third.wait(0)
+    queue.hold(0)
+    assert consumed(queue, 1) == [] and not first.cancel()
+    assert second.cancel() and consumed(queue, 2) == [first]
+    assert queue.rows == queue.tokens == 0 and not first.cancel()
+    assert all(tick.queue is None for tick in ticks)
 
 
 def test_a_fault_is_told_and_taken_back():

@@ -39,7 +39,7 @@ class Answer(Completion):
         drafted, accepted: tokens that were guessed from the context, and how many were right.
         shared_tokens: tokens of a stateless prompt that were computed already.
         queue_ms, ttft_ms, total_ms: milliseconds from the ask to the first step, to the first
-            token (TTFT) and to the end.
+            token (TTFT) and to the end; `tpot_ms` is what each further token took.
         finish_reason: "stop", "length", "choice", "cancelled" or "error"; None while under way.
         error: why it failed, if it did.
     """
@@ -91,6 +91,13 @@ class Answer(Completion):
         if not self.logprobs:
             return 0.0
         return math.exp(sum(self.logprobs) / len(self.logprobs))
+
+    @property
+    def tpot_ms(self) -> float:
+        """Milliseconds per output token after the first (TPOT); NaN where only one was decoded."""
+        if self.choice is not None or len(self.token_ids) < 2:
+            return math.nan
+        return (self.total_ms - self.ttft_ms) / (len(self.token_ids) - 1)
 
     @property
     def calibrated(self) -> dict[str, float]:

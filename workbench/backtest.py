@@ -10,7 +10,7 @@ from workbench.answer import Answer
 from workbench.engine.engine import StepEngine
 from workbench.engine.sampler import Sampling
 from workbench.engine.work import Ingest, Question
-from workbench.errors import Cancelled, QuestionError
+from workbench.errors import Cancelled, QuestionError, TickDropped
 from workbench.moment import row
 from workbench.scheduler.scheduler import Kind
 from workbench.tick import Tick
@@ -141,7 +141,14 @@ class Backtest(Completion):
         if pushed is None:
             self._engine.post(self._begin)
         else:
-            pushed.when_done(lambda: self._go_on(self._begin, pushed.error))
+            pushed.when_done(lambda: self._pushed(pushed))
+
+    def _pushed(self, tick: Tick) -> None:
+        """A tick has ended: newer rows in the place of dropped ones are waited for."""
+        if isinstance(tick.error, TickDropped | Cancelled):
+            self.begin_after(self._session.ticks.last(from_stream=False))
+        else:
+            self._go_on(self._begin, tick.error)
 
     def _end_early(self) -> None:
         answers = f"{self.answered} answer{'s' * (self.answered != 1)}"

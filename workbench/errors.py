@@ -71,7 +71,8 @@ class QuestionError(WorkbenchError):
 
 
 class Cancelled(WorkbenchError):
-    """The answer was cancelled before it was complete; ``answer.text`` keeps what had arrived."""
+    """It was cancelled before it was complete: an answer, of which ``text`` keeps what had arrived,
+    or rows that were taken back."""
 
 
 class OptionsError(WorkbenchError):

@@ -93,7 +93,7 @@ def fork_of(
     window, ticks = ingest.window, ingest.ticks
     spec = SessionSpec(
         name, ingest.budget if cells is None else operator.index(cells),
-        engine.tokens.head(parent.prompt), ticks.max_rows, ticks.on_full,
+        origin.token_ids[: origin.head], ticks.max_rows, ticks.on_full,
         window.overflow if window is not None else "error",
         window.keep if window is not None else 0, ingest.evictable, origin,
     )  # fmt: skip
@@ -102,9 +102,8 @@ def fork_of(
 
 
 def restored(
-    engine: Engine, about: Mapping[str, Any], origin: Origin, head: list[int], name: str | None,
-    cells: int | None,
-) -> SessionSpec:  # fmt: skip
+    engine: Engine, about: Mapping[str, Any], origin: Origin, name: str | None, cells: int | None
+) -> SessionSpec:
     """The session of a file, under its own name and with its own budget unless told otherwise.
 
     Raises:
@@ -114,7 +113,8 @@ def restored(
     _check_name(engine, name)
     _check_cells(cells)
     spec = SessionSpec(
-        name, about["budget"] if cells is None else operator.index(cells), head,
+        name, about["budget"] if cells is None else operator.index(cells),
+        origin.token_ids[: origin.head],
         about["max_pending"], about["on_full"], about["overflow"], about["keep"],
         about["evictable"], origin,
     )  # fmt: skip

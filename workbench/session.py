@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+import weakref
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from workbench import errors
 from workbench.askable import Askable
 from workbench.engine.origin import Origin
 from workbench.engine.work import Ingest
-from workbench.errors import CellsExhausted, EngineClosed, RowError, TickDropped, WorkbenchError
+from workbench.errors import (
+    Cancelled,
+    CellsExhausted,
+    EngineClosed,
+    RowError,
+    TickDropped,
+    WorkbenchError,
+)
 from workbench.events import Pushed, RowsDropped, SessionClosed
 from workbench.moment import Moment, moment
 from workbench.opening import fork_of
@@ -19,7 +28,7 @@ from workbench.streams.feed import Feed
 from workbench.streams.frames import to_rows
 from workbench.streams.render import Schema
 from workbench.tick import Tick
-from workbench.waiting import Completion
+from workbench.waiting import Completion, check_may_wait
 
 if TYPE_CHECKING:
     from workbench.front import Engine
@@ -35,6 +44,8 @@ class Session(Askable):
         super().__init__(engine, ingest)
         self.prompt = prompt
         self.schema = schema
+        ingest.ticks.after_take_back = self._release
+        self._feeds: weakref.WeakSet[Feed] = weakref.WeakSet()
 
     # What it holds.
 
@@ -162,6 +173,8 @@ class Session(Askable):
     ) -> Feed:
         """Push a whole source from a background thread.
 
+        What ends it early is written to standard error, unless somebody waits for the feed.
+
         Args:
             source: a polars (also lazy) or pandas frame, or any iterable of dicts or texts.
             rate: rows per second; None is as fast as the engine takes them.
@@ -174,14 +187,30 @@ class Session(Askable):
         def send(rows: list[Any]) -> Completion:
             return self._push(to_rows(rows), from_stream=True)
 
-        return Feed(source, send, rate=rate, speed=speed, every=every, progress=progress,
+        feed = Feed(source, send, rate=rate, speed=speed, every=every, progress=progress,
                     name=self.name)  # fmt: skip
+        self._feeds.add(feed)
+
+        def tell() -> None:
+            ours = isinstance(feed.error, errors.SessionClosed | EngineClosed)
+            if feed.error is not None and not ours and not feed.watched:
+                said = (str(feed.error).strip() or repr(feed.error)).splitlines()[0]
+                errors.warn(f"the stream into {self.name!r} ended early: {said}")
+
+        feed.when_done(tell)
+        return feed
+
+    @property
+    def feeds(self) -> list[Feed]:
+        """Its streams that are still running."""
+        return [feed for feed in list(self._feeds) if not feed.done]
 
     def flush(self, timeout: float | None = None) -> int:
         """Block until everything queued so far is visible; returns the version."""
-        last = self.ingest.ticks.last(from_stream=True)
-        if last is not None:
-            last.join(timeout)
+        while (last := self.ingest.ticks.last(from_stream=True)) is not None:
+            with contextlib.suppress(TickDropped, Cancelled):  # then newer rows may be there
+                last.join(timeout)
+                break
         if self.error is not None:
             raise self.error.with_traceback(None)
         return self.version
@@ -193,31 +222,57 @@ class Session(Askable):
 
     def _push(self, rows: Sequence[Any], *, from_stream: bool) -> Tick:
         self._check_open()
-        with self.engine.push_lock(self.ingest):
+        ticks = self.ingest.ticks
+        with self._in_order():
             columns = self.schema.columns
             try:
-                return self._queue(rows, from_stream)
+                tick, dropped = self._queue(rows, from_stream)
             except WorkbenchError:
                 self.schema.columns = columns  # rows that were not taken fix no columns
                 raise
-
-    def _queue(self, rows: Sequence[Any], from_stream: bool) -> Tick:
-        ids, starts = self.engine.tokens.rows(self._render(rows))
-        self._check_room(len(ids), len(rows))
-        tick = Tick(ids, len(rows), from_stream=from_stream, row_starts=starts)
-        if not ids:
+            pending = self.pending_rows
+        # Whoever is told may push as well.
+        if tick.num_tokens == 0:
             tick.version = self.version
             tick.finish()
             return tick
-        dropped = self.ingest.ticks.put(tick)
         self.engine.wake()
-        pending = self.pending_rows
         if dropped:
-            self.engine.events.emit(RowsDropped(session=self.name, rows=dropped))
+            ticks.dropped(dropped)
+            gone = sum(old.rows for old in dropped)
+            self.engine.events.emit(RowsDropped(session=self.name, rows=gone))
         self.engine.events.emit(
-            Pushed(session=self.name, rows=len(rows), tokens=len(ids), pending_rows=pending)
+            Pushed(session=self.name, rows=len(rows), tokens=tick.num_tokens, pending_rows=pending)
         )
         return tick
+
+    def _release(self) -> None:
+        """Questions that waited for rows which have been taken back go on without them."""
+        with contextlib.suppress(EngineClosed):
+            self.engine.post(lambda: self.engine.questions.release(self.ingest))
+
+    @contextlib.contextmanager
+    def _in_order(self) -> Iterator[None]:
+        """One push at a time, so that what is checked is what is queued.
+
+        In the engine's own thread, which alone could make room, it does not wait for one that
+        waits for room.
+        """
+        lock = self.engine.push_lock(self.ingest)
+        while not lock.acquire(timeout=0.05):
+            if self.ingest.ticks.blocked:
+                check_may_wait()
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def _queue(self, rows: Sequence[Any], from_stream: bool) -> tuple[Tick, list[Tick]]:
+        """The tick of some rows, queued, and those that were dropped for it."""
+        ids, starts = self.engine.tokens.rows(self._render(rows))
+        self._check_room(len(ids), len(rows))
+        tick = Tick(ids, len(rows), from_stream=from_stream, row_starts=starts)
+        return tick, self.ingest.ticks.put(tick) if ids else []
 
     def _check_room(self, num_tokens: int, num_rows: int) -> None:
         """Refuse what could never be ingested, before any of it is queued."""
@@ -312,7 +367,8 @@ class Session(Askable):
     def _wait_for_pushed(self) -> None:
         pushed = self.ingest.ticks.last(from_stream=False)
         if pushed is not None:
-            with contextlib.suppress(TickDropped):  # 'drop_oldest': newer rows took its place
+            # 'drop_oldest': newer rows took its place; or it was taken back.
+            with contextlib.suppress(TickDropped, Cancelled):
                 pushed.wait()
 
     def close(self) -> None:

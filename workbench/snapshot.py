@@ -50,7 +50,7 @@ def save(session: Session, path: Path, *, cells: bool) -> Path:
         "keep": window.keep if window is not None else 0, "evictable": session.evictable,
         "on_full": ticks.on_full, "max_pending": ticks.max_rows, "now": list(origin.now),
         "gone": origin.history.gone, "window": origin.rows.counts, "slack": origin.slack,
-        "tick": origin.tick, "tokenizer": engine.tokens.fingerprint,
+        "tick": origin.tick, "tokenizer": engine.tokens.fingerprint, "head": origin.head,
     }  # fmt: skip
     tensors = {"token_ids": torch.tensor(origin.token_ids, dtype=torch.int32), **carried}
     for part, arrays in (("history", origin.history.arrays), ("window", origin.rows.arrays)):
@@ -84,23 +84,25 @@ def restore(
             "engine with that dtype, or restore it with compute=True"
         )
         raise WorkbenchError(msg)
+    ids = tensors["token_ids"].tolist()
+    # Files of before have no "head": theirs is read as it reads today.
+    head = ids[: about["head"]] if "head" in about else engine.tokens.head(about["prompt"])
     origin = Origin(
-        tensors["token_ids"].tolist(), Mark(*about["now"]),
+        ids, len(head), Mark(*about["now"]),
         History.of(_ints(tensors, "history"), *about["gone"]),
         WindowRows.of(_ints(tensors, "window"), *about["window"]), about["slack"], about["tick"],
     )  # fmt: skip
     columns = schema_for(about["schema"])
     columns.columns = None if about["columns"] is None else tuple(about["columns"])
-    head = engine.tokens.head(about["prompt"])
-    most = max(origin.token_ids)
+    most = max(ids, default=-1)
     same = about["tokenizer"] == engine.tokens.fingerprint and most < engine.decoder.vocab_size
-    if not same or origin.token_ids[: len(head)] != head:
+    if not same or ids[: len(head)] != head:
         msg = (
             f"{path}: its text has other tokens than this engine's model {engine.model_name!r} "
             f"reads it as; open an engine with the model it was saved from ({about['model']!r})"
         )
         raise WorkbenchError(msg)
-    spec = restored(engine, about, origin, head, name, cells)
+    spec = restored(engine, about, origin, name, cells)
 
     def first(ingest: Ingest) -> None:
         if not carried or compute:

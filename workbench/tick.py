@@ -5,10 +5,10 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Collection, Generator, Sequence
+from collections.abc import Callable, Collection, Generator, Iterable, Sequence
 from typing import Any, Literal
 
-from workbench.errors import QueueFull, SessionClosed, TickDropped
+from workbench.errors import Cancelled, QueueFull, SessionClosed, TickDropped
 from workbench.waiting import Completion, check_may_wait
 
 OnFull = Literal["block", "raise", "drop_oldest"]
@@ -39,6 +39,9 @@ class Tick(Completion):
         self.from_stream = from_stream
         self.row_starts = row_starts
         self.version: int | None = None
+        self.queue: TickQueue | None = None
+        self._removed = False
+        self._behind: Tick | None = None  # of one that was removed: the one before it
         self.pushed_at = time.perf_counter()
 
     @property
@@ -46,12 +49,29 @@ class Tick(Completion):
         """Tokens it carries."""
         return len(self.token_ids)
 
+    def awaited(self) -> Tick | None:
+        """What a question has to wait for that is to see these rows; None if nothing is left.
+
+        Of rows that were dropped or taken back it is the ones before them.
+        """
+        tick: Tick | None = self
+        while tick is not None and tick._removed:
+            tick = tick._behind
+        return None if tick is None or tick.done else tick
+
+    def cancel(self) -> bool:
+        """Take its rows back, if none of them has been read yet; returns whether they were.
+
+        It ends with `Cancelled` then, and the session is as if they had never been pushed.
+        """
+        return self.queue is not None and self.queue.take_back(self)
+
     def wait(self, timeout: float | None = None) -> int:
         """Block until its rows are visible to questions; returns the version.
 
         Raises:
             TimeoutError: not visible after ``timeout`` seconds; it stays queued.
-            TickDropped, SessionClosed, SessionFaulted, EngineClosed: why it will not be.
+            TickDropped, Cancelled, SessionClosed, SessionFaulted, EngineClosed: why it will not be.
         """
         self.join(timeout)
         assert self.version is not None
@@ -85,16 +105,19 @@ class TickQueue:
         self._offset = 0  # tokens of the first tick that are already consumed
         self._held = 0  # tokens after those that the engine is at work on
         self._changed = threading.Condition()
+        self.blocked = 0  # producers that wait for room
+        self.after_take_back: Callable[[], None] | None = None  # who waited for it goes on
         self._closed: BaseException | None = None  # for good
         self._fault: BaseException | None = None  # until mended
 
-    def put(self, tick: Tick) -> int:
+    def put(self, tick: Tick) -> list[Tick]:
         """Queue a tick, or do what the session was opened to do when there is no room.
 
         A tick of more rows than the queue holds is let into an empty queue: nothing is lost.
 
         Returns:
-            Rows dropped to make room (0 unless ``on_full`` is ``"drop_oldest"``).
+            What was dropped to make room (nothing unless ``on_full`` is ``"drop_oldest"``), for
+            the caller to end with `dropped`: once it holds no lock that whoever waits may want.
         """
         dropped: list[Tick] = []
         with self._changed:
@@ -110,26 +133,55 @@ class TickQueue:
                     first = self._begun()
                     if len(self._ticks) <= first:
                         break
-                    old = self._ticks[first]
-                    del self._ticks[first]
-                    self.rows -= old.rows
-                    self.tokens -= old.num_tokens
-                    self.accepted_tokens -= old.num_tokens
-                    self.dropped_rows += old.rows
-                    dropped.append(old)
+                    dropped.append(self._remove(first))
+                    self.dropped_rows += dropped[-1].rows
                 else:
                     check_may_wait()
-                    self._changed.wait()
+                    self.blocked += 1
+                    try:
+                        self._changed.wait()
+                    finally:
+                        self.blocked -= 1
             if self._refusal:
                 raise self._refusal.with_traceback(None)
             self._ticks.append(tick)
+            tick.queue = self
             self.rows += tick.rows
             self.tokens += tick.num_tokens
             self.accepted_tokens += tick.num_tokens
-        for old in dropped:
+        return dropped
+
+    def dropped(self, ticks: Iterable[Tick]) -> None:
+        """End what `put` has dropped."""
+        for old in ticks:
             msg = f"{old.rows} rows were dropped: the queue of {self.name!r} was full"
             old.finish(TickDropped(msg))
-        return sum(old.rows for old in dropped)
+
+    def take_back(self, tick: Tick) -> bool:
+        """Remove a tick of which nothing has been read; returns whether that was so."""
+        with self._changed:
+            begun = self._begun()
+            places = [n for n, queued in enumerate(self._ticks) if queued is tick and n >= begun]
+            for place in places:
+                self._remove(place)
+            self._changed.notify_all()
+        if not places:
+            return False
+        rows = f"its {tick.rows:,} rows were" if tick.rows != 1 else "its row was"
+        tick.finish(Cancelled(f"{rows} taken back before being read"))
+        if self.after_take_back is not None:
+            self.after_take_back()
+        return True
+
+    def _remove(self, place: int) -> Tick:
+        tick = self._ticks[place]
+        del self._ticks[place]
+        tick._behind = self._ticks[place - 1] if place else None
+        tick._removed, tick.queue = True, None
+        self.rows -= tick.rows
+        self.tokens -= tick.num_tokens
+        self.accepted_tokens -= tick.num_tokens
+        return tick
 
     def _begun(self) -> int:
         """How many of the first ticks must stay: those that are in the cache in part, or on their
@@ -189,7 +241,7 @@ class TickQueue:
             while self._ticks and self._offset >= self._ticks[0].num_tokens:
                 tick = self._ticks[0]
                 whole(tick)
-                self._ticks.popleft()
+                self._ticks.popleft().queue = None
                 self._offset -= tick.num_tokens
                 self.rows -= tick.rows
             self._changed.notify_all()
@@ -234,4 +286,5 @@ class TickQueue:
             self.rows = self.tokens = self._offset = self._held = 0
             self._changed.notify_all()
         for tick in left:
+            tick.queue = None
             tick.finish(error)

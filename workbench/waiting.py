@@ -123,7 +123,9 @@ class Completion:
         if not self.done:
             check_may_wait()
         if not self._finished.wait(timeout):
-            msg = f"not done after {timeout} s; it goes on, wait again or cancel it"
+            msg = f"not done after {timeout} s; it goes on, wait again"
+            if hasattr(self, "cancel"):
+                msg += " or cancel it"
             raise TimeoutError(msg)
         if self.error is not None:
             raise self.error.with_traceback(None)  # it may be raised again and again

@@ -52,6 +52,34 @@ def test_the_history_goes_back_further_than_the_answers_that_are_kept_whole(stil
     assert closed.history.row(-1, named=True)["p_up"] == closed.answer.probabilities["up"]
 
 
+def test_nobody_waits_for_a_query_that_rests(engine):
+    session = engine.open("s", cells=400)
+    query = session.flash("up?", choices=["up", "down"])
+    session.push("one").wait(60)
+    query.wait(60)
+    query.pause()
+    session.push("two").wait(60)
+    with pytest.raises(QuestionError, match=r"'up\?' is paused; query.resume\(\) goes on"):
+        query.wait(60)
+    raised = []
+
+    def wait():
+        try:
+            query.wait(60)
+        except QuestionError as error:
+            raised.append(error)
+
+    query.resume()
+    assert query.wait(60).version == 2
+    idle = engine.open("t", cells=100).flash("up?", choices=["up", "down"])
+    query = idle  # nothing has come: it waits for the first row, until somebody pauses it
+    waiting = threading.Thread(target=wait)
+    waiting.start()
+    idle.pause()
+    waiting.join(60)
+    assert len(raised) == 1
+
+
 def test_history_is_a_frame_of_every_answer(still):
     session = still.open("s", cells=400)
     query = session.flash("up?", choices=["up", "down"])

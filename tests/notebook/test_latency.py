@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from workbench.answer import Answer
-from workbench.errors import WorkbenchError
+from workbench.errors import Cancelled, WorkbenchError
 from workbench.events import Answered, FlashAnswered
 from workbench.notebook import export
 from workbench.notebook.latency import MOST_DRAWN, NOTHING_ASKED, LatencyPart, export_latency
@@ -129,6 +129,29 @@ def test_a_question_is_measured_again_without_its_session(part, engine, beat, ev
     assert context == answer.position and total > 0
     assert [p.kind for p in part.log.points()] == ["ask", "stateless"]
     assert eventually(lambda: beat() and drawn(part)["floor, one forward"])
+
+
+def test_measuring_can_be_stopped(part, engine, beat, monkeypatch):
+    s = engine.open("btc", cells=400)
+    s.push("one two").wait(60)
+    cancelled = []
+
+    def start(self, question, **options):
+        answer = Answer(question, "btc")
+        answer.context = 7
+        answer.asks_with([], lambda: cancelled.append(answer))
+        return answer
+
+    monkeypatch.setattr(type(s), "ask_stateless_start", start)
+    part.take(answered())
+    assert not beat(action="stop")["measuring"]
+    state = beat(action="measure")
+    assert state["measuring"] and "flash queries wait" in state["note"]
+    assert beat(action="stop")["measuring"] and len(cancelled) == 1
+    cancelled[0].end("cancelled", Cancelled("stopped"))
+    state = beat()
+    assert not state["measuring"] and not state["failed"]
+    assert state["note"] == "stopped; nothing was measured"
 
 
 def test_a_closed_question_is_measured_with_its_own_choices(

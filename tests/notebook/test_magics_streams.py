@@ -34,12 +34,15 @@ def test_a_stream_goes_on_in_the_background(opened, engine, eventually):
 def test_streams_are_ended_by_the_session(opened, engine):
     opened["rows"] = lambda: ({"a": float(i)} for i in itertools.count())
     feed = opened.run("%stateful stream btc rows() --rate 50")
-    with pytest.raises(OptionsError, match="no stream of a magic runs into 'eth'"):
+    with pytest.raises(OptionsError, match="no stream runs into 'eth'"):
         opened.run("%stateful open eth --cells 64\n%stateful stream --end")
     opened.run("%stateful stream btc --end")
     feed.join(60)
-    with pytest.raises(OptionsError, match="no stream of a magic runs into 'btc'"):
+    with pytest.raises(OptionsError, match="no stream runs into 'btc'"):
         opened.run("%stateful stream btc --end")
+    own = engine.session("btc").stream(opened["rows"](), rate=50, progress=False)
+    opened.run("%stateful stream btc --end")  # one begun in Python as well
+    own.join(60)
 
 
 def test_a_cell_streams_and_registers(opened, engine):
@@ -68,11 +71,12 @@ def test_a_cell_that_cannot_ask_streams_nothing(opened, engine, monkeypatch):
 def test_a_stream_that_ends_early_says_so_in_one_line(opened, capsys):
     opened["rows"] = [{"a": 1.0}, {"b": 2.0}]
     feed = opened.run("%stateful stream btc rows")
-    with pytest.raises(RowError):
-        feed.wait(60)
+    feed._thread.join(60)  # nobody waits for the feed
     said = [x for x in capsys.readouterr().err.splitlines() if x.startswith("workbench:")]
     assert len(said) == 1
     assert "the stream into 'btc' ended early: after 1 row of the stream: row 0" in said[0]
+    with pytest.raises(RowError):
+        feed.wait(60)
 
 
 def test_flash_queries_are_listed_paused_and_removed_by_name(opened, engine):
@@ -92,6 +96,29 @@ def test_flash_queries_are_listed_paused_and_removed_by_name(opened, engine):
     assert engine.session("btc").flash_queries == [] and trend.removed
     opened.run('%stateful flash --remove "Is it up?"')
     assert engine.session("eth").flash_queries == []
+
+
+def test_a_flash_cell_that_runs_again_registers_no_more(opened, engine, monkeypatch):
+    s = engine.session("btc")
+    first = opened.run("%stateful flash btc Up? --choices up,down --name trend")
+    second = opened.run("%stateful flash btc Down? --choices up,down --name trend")
+    assert s.flash_queries == [second] and first.removed
+    opened.run("%%stateful btc --flash\nUp?\nDown?")
+    opened.run("%%stateful btc --flash\nUp?\nDown?")
+    assert [query.name for query in s.flash_queries] == ["trend", "Up?", "Down?"]
+    monkeypatch.setattr(wb.Session, "flash", lambda *a, **k: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        opened.run("%stateful flash btc Up? --name trend")
+    assert s.flash_queries[0] is second  # what cannot be registered replaces nothing
+
+
+def test_flash_queries_of_one_name_in_one_session_go_together(opened, engine):
+    s = engine.session("btc")
+    both = [s.flash("Up?", choices=["up", "down"], name="trend") for _ in range(2)]
+    opened.run("%stateful flash btc --pause trend")
+    assert [query.paused for query in both] == [True, True]
+    opened.run("%stateful flash --remove trend")
+    assert s.flash_queries == [] and all(query.removed for query in both)
 
 
 def test_a_flash_query_that_is_not_there_or_twice_is_refused(opened):

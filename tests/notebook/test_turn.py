@@ -88,6 +88,30 @@ def test_an_interrupt_of_a_waiting_cell_cancels_and_keeps_the_text():
     assert canvas.pictures[-1] == ("partial", True)
 
 
+def test_an_interrupt_takes_rows_back_unless_they_are_being_read(make_engine):
+    session = make_engine(start=False).open("s", cells=200)
+    tick = session.push("row")
+    begun = session.push("more")
+    session.ingest.ticks.hold(99)
+
+    def interrupted(value):
+        async def run():
+            waiting = asyncio.ensure_future(Turn(value)._wait())
+            await asyncio.sleep(0)
+            waiting.cancel()
+            with pytest.raises(asyncio.CancelledError) as caught:
+                await waiting
+            return caught.value._render_traceback_()[0]
+
+        return asyncio.run(run())
+
+    assert interrupted(begun).endswith("the rows are being read and will be visible; "
+                                       "close the session to end that")  # fmt: skip
+    session.ingest.ticks.hold(0)
+    assert interrupted(tick) == "CancelledError: stopped, none of the rows were taken"
+    assert session.pending_rows == 1 and isinstance(tick.error, Cancelled)
+
+
 def test_an_answer_that_takes_too_long_is_a_timeout():
     answer = Answer("Up?", "a")
     answer.asks_with([], lambda: answer.end("cancelled", Cancelled("stopped")))

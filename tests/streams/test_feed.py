@@ -66,6 +66,27 @@ def test_a_stop_is_seen_before_another_row_is_taken():
     assert feed.unsent == rows(0, 1)
 
 
+def test_a_source_that_gives_nothing_is_not_waited_for(monkeypatch):
+    monkeypatch.setattr("workbench.streams.feed.QUIET_S", 0.01)
+    sink, taken, go_on = Sink(), threading.Event(), threading.Event()
+
+    def source():
+        yield from rows(0, 1, 2)
+        taken.set()
+        assert go_on.wait(60)
+        yield rows(3)[0]
+        raise AssertionError("asked for a row after it was told to stop")
+
+    feed = Feed(source(), sink, every=2, progress=False)
+    assert taken.wait(10)
+    feed.stop()
+    assert feed.wait(10) == 2 and feed.done and feed.error is None
+    assert sink.rows == rows(0, 1) and feed.unsent == rows(2)
+    go_on.set()
+    feed._thread.join(10)
+    assert sink.rows == rows(0, 1) and feed.unsent == rows(2, 3)  # that one is not lost either
+
+
 def test_a_feed_that_is_stopped_sends_nothing_whatever_the_next_row_is():
     sink, taken, go_on = Sink(), threading.Event(), threading.Event()
 

@@ -205,7 +205,7 @@ class Admission:
         ticks = TickQueue(spec.name, spec.max_pending, spec.on_full)
         ticks.accepted_tokens = len(origin.token_ids)
         session = Ingest(self.core.next_id(), spec.name, spec.budget, spec.capacity, line, ticks,
-                         origin.history, now=origin.now)  # fmt: skip
+                         origin.history, origin.head, now=origin.now)  # fmt: skip
         session.evictable, session.resident = spec.evictable, False
         if spec.overflow != "error":
             slack = (spec.capacity - spec.keep) // 2
@@ -285,19 +285,26 @@ class Admission:
                 self._line.append(session)
         openings_wait = False
         for entry in list(self._line):
+            if entry not in self._line:
+                continue  # closed or cancelled meanwhile, by whoever was told of another
             if isinstance(entry, Ingest):
                 if entry.busy and not self._bring_back(entry):
                     return self._moves > before  # nobody overtakes: whoever waits is reached
-                self._line.remove(entry)
+                if entry in self._line:
+                    self._line.remove(entry)
             elif not openings_wait:
                 spec = entry.spec
                 try:
                     opened = self._open(spec, insist=True)
                 except Exception as error:  # of ``first``; nobody else is to suffer from it
-                    self._line.remove(entry)
+                    if entry in self._line:
+                        self._line.remove(entry)
                     entry.finish(error)
                     continue
-                if opened is not None:
+                if entry not in self._line:
+                    if opened is not None:
+                        self.close(opened)
+                elif opened is not None:
                     self._line.remove(entry)
                     entry.session = opened
                     entry.finish()
@@ -305,7 +312,7 @@ class Admission:
                     return self._moves > before
                 else:
                     openings_wait = True  # until a session is closed; those who return go on
-        for session in self.core.sessions.values():
+        for session in list(self.core.sessions.values()):
             if session.leaving:  # those who waited for its cells have others now
                 session.leaving = False
                 self.questions.release(session)
@@ -324,6 +331,8 @@ class Admission:
     def _bring_back(self, session: Ingest) -> bool:
         if not self._make_room(session, insist=True):
             return False
+        if session.closed:
+            return True  # by whoever was told of an eviction
         session.background = False
         self._move_in(session)
         return True
@@ -336,7 +345,6 @@ class Admission:
         if match is not None:
             line.sequence = match.line.sequence.branch(shared)
             self.core.touch(match.line)
-            self.core.events.emit(Shared(session=session.name, tokens=shared))
         self.core.reclaim(session.capacity - shared)
         line.sequence.grow(session.capacity - shared)
         self.core.prefixes.add(line)
@@ -345,6 +353,8 @@ class Admission:
         session.resident, session.leaving, session.turn_tokens = True, False, 0
         if line.pending == 0:
             self.arrived(session)
+        if shared:  # all is in order before anybody is told
+            self.core.events.emit(Shared(session=session.name, tokens=shared))
 
     def arrived(self, session: Ingest) -> None:
         """Everything in a session's log is in cells (again): its questions may begin."""
@@ -383,7 +393,8 @@ class Admission:
         for other in [*idle, *leaving]:
             if self._fits(session):
                 break
-            self._evict(other)
+            if other.resident and not other.closed:  # whoever is told of one may close the next
+                self._evict(other)
         return True
 
     def _turn_over(self, session: Ingest) -> bool:

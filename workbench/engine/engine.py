@@ -170,6 +170,8 @@ class StepEngine:
                 self.questions.commit(work, job.parts, result)
             except Exception as error:
                 self.questions.fail(work, error)
+        elif isinstance(work, Ingest) and not work.resident:
+            return  # an earlier outcome took its cells: what it has read is still queued
         elif isinstance(result, BaseException):
             self.ingestion.fail(work, result)
         else:

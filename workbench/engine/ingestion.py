@@ -51,10 +51,12 @@ class Ingestion:
         leaders: dict[Key, Ingest | Rebuild] = {}
         before = self._shared
         for session in list(self.core.sessions.values()):
-            if session.window is not None:
+            if session.window is not None and not session.closed:
                 self.windows.settle(session)
                 if (rebuild := session.window.rebuild) is not None:
                     self._settle(rebuild, not session.window.stalled, leaders)
+            if session.closed:
+                continue  # by whoever was told of something just now
             asked_for = bool(session.questions or session.ticks.tokens)
             self._settle(session, session.background and not asked_for, leaders)
         return self._shared > before
@@ -74,9 +76,11 @@ class Ingestion:
                 self.core.touch(match.line)
                 self.core.scheduler.set_context(work.work, match.end)
                 session = work.session if isinstance(work, Rebuild) else work
-                self.core.events.emit(Shared(session=session.name, tokens=len(taken)))
                 self._shared += len(taken)
                 self._advance(work, taken, replays)
+                self.core.events.emit(Shared(session=session.name, tokens=len(taken)))
+                if work.work not in self.core.works:
+                    return  # whoever was told has closed it
                 backlog = self._backlog(work)
             if isinstance(work, Ingest):
                 work.ticks.hold(0)
@@ -121,7 +125,8 @@ class Ingestion:
             return 0
         if work.line.pending:
             return backlog
-        return min(backlog, work.ticks.tokens_until([q.after for q in work.held if q.after]))
+        awaited = [q.awaited for q in work.held]
+        return min(backlog, work.ticks.tokens_until([tick for tick in awaited if tick]))
 
     def _backlog(self, work: Ingest | Rebuild) -> int:
         session = work.session if isinstance(work, Rebuild) else work
@@ -199,9 +204,9 @@ class Ingestion:
         )
         fault.__cause__ = error
         session.error = fault
+        session.ticks.fault(fault)
         self.questions.fail_held(session, fault)
         self.core.events.emit(Faulted(session=session.name, message=str(fault)))
-        session.ticks.fault(fault)
 
     def retry(self, session: Ingest) -> None:
         """Go on after a fault; what was queued is still queued."""

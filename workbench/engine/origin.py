@@ -17,6 +17,8 @@ class Origin:
 
     Attributes:
         token_ids: what was visible, oldest first.
+        head: how many of them come before any row: as they were read, whatever a chat template
+            that tells the date would say today.
         now: that moment; a tick that was half in is a version of its own.
         history: where the rows and versions until then ended.
         rows: where the rows of its window begin.
@@ -24,6 +26,7 @@ class Origin:
     """
 
     token_ids: list[int]
+    head: int
     now: Mark
     history: History
     rows: WindowRows
@@ -34,7 +37,7 @@ class Origin:
     def empty(cls, head: list[int]) -> Origin:
         """A session of which nothing but the tokens before any row is there."""
         now = Mark(0, len(head), 0)
-        return cls(head, now, History(len(head)), WindowRows(len(head)))
+        return cls(head, len(head), now, History(len(head)), WindowRows(len(head)))
 
     @classmethod
     def of(cls, session: Ingest, moment: Moment | None) -> Origin:
@@ -58,6 +61,6 @@ class Origin:
         ids = list(session.line.token_ids[: mark.position])
         now = mark._replace(version=history.version)
         if window is None:
-            return cls(ids, now, history, WindowRows(0))
+            return cls(ids, session.head, now, history, WindowRows(0))
         rows = window.rows.until(end.place, end.rows)
-        return cls(ids, now, history, rows, window.slack, window.tick)
+        return cls(ids, session.head, now, history, rows, window.slack, window.tick)

@@ -49,7 +49,7 @@ class Questions:
             self.end(question, "cancelled", Cancelled("cancelled before it began"))
         elif session is None:
             self._place_stateless(question)
-        elif not session.ready or not (question.after is None or question.after.done):
+        elif not session.ready or question.awaited is not None:
             session.held.append(question)
         else:
             self._queue(question)
@@ -122,7 +122,7 @@ class Questions:
         """Queue what waited for data that is visible now, or for cells that are back."""
         if not session.ready:
             return
-        ready = [q for q in session.held if q.after is None or q.after.done]
+        ready = [q for q in session.held if q.awaited is None]
         session.held = [q for q in session.held if q not in ready]
         for question in ready:
             self._queue(question)

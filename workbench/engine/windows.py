@@ -141,6 +141,7 @@ class Windows:
         # However much is queued, rows leave a stretch at a time, and only when they have to.
         if self.room(session) >= min(stretch, session.ticks.tokens):
             return
+        moved: RowsLeft | None = None
         if rows.num_tokens and not window.retired:
             place = rows.first_after(min(stretch, rows.num_tokens))
             at = rows.head + line.sequence.gap
@@ -152,13 +153,13 @@ class Windows:
             window.retired.append(Retired(cut, session.begun()))
             # A new log: answers given so far keep the one they were computed over.
             line.token_ids = line.token_ids[: rows.head] + line.token_ids[rows.head + gone :]
-            self.core.events.emit(
-                RowsLeft(session=session.name, rows=num_rows - len(rows), tokens=gone)
-            )
             self._free(session, window)
             self._grow(session, window)
-            self._moved(session)
+            moved = RowsLeft(session=session.name, rows=num_rows - len(rows), tokens=gone)
         self.core.scheduler.set_context(session.work, line.computed)
+        if moved is not None:  # all is in order before anybody is told: they may close it
+            self.core.events.emit(moved)
+            self._moved(session)
 
     def _grow(self, session: Ingest, window: Window) -> None:
         """Take what its budget has left, which nobody reads any more."""

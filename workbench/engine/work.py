@@ -90,6 +90,7 @@ class Ingest:
 
     Attributes:
         history: where its rows and versions ended.
+        head: tokens it begins with, before any row.
         budget: the most cells it may ever hold.
         capacity: the most tokens its line may have (half the budget where the window is rebuilt).
         evictable: whether its cells may be taken while it is idle.
@@ -110,6 +111,7 @@ class Ingest:
     line: Line
     ticks: TickQueue
     history: History
+    head: int = 0
     window: Window | None = None
     evictable: bool = False
     resident: bool = True
@@ -242,6 +244,11 @@ class Question:
     stream: TextStream | None = None
     drafts: Seq[int] = ()
     guess: Seq[int] = ()  # how an open answer may well begin; verified with the question's end
+
+    @property
+    def awaited(self) -> Tick | None:
+        """The tick that is not visible yet and that it is to see."""
+        return None if self.after is None else self.after.awaited()
 
     @property
     def tail(self) -> int:

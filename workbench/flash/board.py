@@ -78,6 +78,10 @@ class FlashBoard:
         """The queries registered on a session, in order."""
         return list(self._queries.get(session, []))
 
+    def evaluates(self, query: FlashQuery) -> bool:
+        """Whether an evaluation of it is queued or running."""
+        return query in self._running
+
     def refresh_soon(self, query: FlashQuery) -> None:
         """Evaluate a query that may have missed versions."""
         self._engine.post(lambda: self._evaluate(query))
@@ -116,6 +120,7 @@ class FlashBoard:
         question = self._running.pop(query, None)
         if question is not None:
             self._engine.questions.cancel(question.work)
+            query.notify()
 
     def _ended(self, query: FlashQuery, question: Question) -> None:
         if self._running.get(query) is question:

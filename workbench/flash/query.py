@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from workbench.answer import Answer
 from workbench.engine.sampler import Sampling
 from workbench.engine.work import Ingest
-from workbench.errors import SessionClosed
+from workbench.errors import QuestionError, SessionClosed
 from workbench.waiting import check_may_wait
 
 if TYPE_CHECKING:
@@ -154,14 +154,16 @@ class FlashQuery:
     def wait(self, timeout: float | None = None) -> Answer:
         """Block until there is an answer as of the version visible now, or a newer one.
 
+        Before any row it waits for the first one.
+
         Raises:
             TimeoutError: there is none after ``timeout`` seconds. SessionClosed: there will be
-            none. The evaluation's own error, if it failed.
+            none. QuestionError: it is paused. The evaluation's own error, if it failed.
         """
         target = max(1, self.session.now.version)
 
         def ready() -> bool:
-            gone = self.removed or self.session.closed
+            gone = self.removed or self.session.closed or self._rests
             return self.version >= target or gone or self.error is not None
 
         if not ready():
@@ -174,6 +176,9 @@ class FlashQuery:
             return self.answer
         if self.error is not None:
             raise self.error.with_traceback(None)
+        if self._rests and not (self.removed or self.session.closed):
+            msg = f"flash query {self.name!r} is paused; query.resume() goes on"
+            raise QuestionError(msg)
         end = "its session is closed" if self.session.closed else "it was removed"
         msg = f"flash query {self.name!r} will have no newer answer: {end}"
         raise SessionClosed(msg)
@@ -183,9 +188,15 @@ class FlashQuery:
         with self._changed:
             self._changed.notify_all()
 
+    @property
+    def _rests(self) -> bool:
+        """Whether it is paused, and nothing of it under way any more."""
+        return self.paused and not self._board.evaluates(self)
+
     def pause(self) -> None:
-        """Stop evaluating it; the latest answer stays and ages."""
+        """Stop evaluating it; the latest answer stays and ages. An evaluation under way ends."""
         self.paused = True
+        self.notify()
 
     def resume(self) -> None:
         """Evaluate it again, now and after every version."""

@@ -301,7 +301,8 @@ COMMANDS: dict[str, Command] = {
          Option("--remove", "remove", "NAME", "instead: forget it", is_keyword=False)),
         example="%stateful flash btc Is the trend up or down? --choices up,down --name trend",
         python='query = s.flash("Is the trend up or down?", choices=["up", "down"], name="trend")',
-        more="%stateful flash --pause trend is query.pause(); likewise resume() and remove().",
+        more="One of the same name in that session is replaced, so a cell may run again.\n"
+             "%stateful flash --pause trend is query.pause(); likewise resume() and remove().",
         names_session=True,
     ),
     "flashes": Command(

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import ipywidgets as widgets
 
 from workbench.answer import Answer
-from workbench.errors import EngineClosed, WorkbenchError
+from workbench.errors import Cancelled, EngineClosed, WorkbenchError
 from workbench.events import Answered, Event
 from workbench.notebook.export import export_latency
 from workbench.notebook.figures import (
@@ -115,6 +115,9 @@ class LatencyPart:
                     self._session = name
                 case {"action": "measure"}:
                     self._measure(engine)
+                case {"action": "stop"}:
+                    if self._measuring is not None:
+                        self._measuring[0].cancel()
                 case {"action": "export", "suffix": "html" | "parquet" as suffix}:
                     self._export(engine, suffix)
                 case _:
@@ -151,12 +154,17 @@ class LatencyPart:
             self._say(_one_line(error), failed=True)
             return
         self._measuring = answer, newest
-        self._say(f"reading {answer.context:,} tokens of {session.name} again ...")
+        self._say(
+            f"reading {answer.context:,} tokens of {session.name} again; flash queries wait ..."
+        )
 
     def _end_measuring(self) -> None:
         if self._measuring is None or not self._measuring[0].done:
             return
         (answer, newest), self._measuring = self._measuring, None
+        if isinstance(answer.error, Cancelled):
+            self._say("stopped; nothing was measured")
+            return
         if answer.error is not None:
             self._say(_one_line(answer.error), failed=True)
             return
@@ -175,7 +183,7 @@ class LatencyPart:
         tokens = session.position
         return (
             f"reads {tokens:,} tokens of {session.name} again, about "
-            f"{_seconds(engine.core.prefill_seconds(tokens))} of steps"
+            f"{_seconds(engine.core.prefill_seconds(tokens))} of steps, and flash queries wait"
         )
 
     def _export(self, engine: Engine, suffix: str) -> None:

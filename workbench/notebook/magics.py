@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import sys
-import weakref
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -22,13 +21,10 @@ from workbench.answer import Answer
 from workbench.backtest import Backtest
 from workbench.errors import (
     CellsExhausted,
-    EngineClosed,
     OptionsError,
     QuestionError,
-    SessionClosed,
     SessionNotFound,
     WorkbenchError,
-    warn,
 )
 from workbench.flash.query import FlashQuery
 from workbench.front import Engine, current_engine
@@ -54,13 +50,12 @@ _ASKS = re.compile(
 
 @magics_class
 class StatefulMagics(Magics):
-    """The two magics; remembers which session was used last, and what streams into each."""
+    """The two magics; remembers which session was used last."""
 
     def __init__(self, shell: Any) -> None:
         """Belong to this shell."""
         super().__init__(shell)
         self._shell = shell
-        self._feeds: weakref.WeakKeyDictionary[Feed, Session] = weakref.WeakKeyDictionary()
         self.last: str | None = None
         self._seen: set[str] = set()  # names of sessions that have been open
 
@@ -248,9 +243,9 @@ class StatefulMagics(Magics):
         match options.command:
             case "flash" if options.lines:
                 lines = map(str.strip, options.lines)
-                return Turn([session.flash(line, **options.keywords()) for line in lines])
+                return Turn([_flash(session, line, options) for line in lines])
             case "flash":
-                return Turn(session.flash(options.text, **options.keywords()))
+                return Turn(_flash(session, options.text, options))
             case "backtest":
                 value = session.backtest_start(options.text, **options.keywords())
             case _:
@@ -266,22 +261,13 @@ class StatefulMagics(Magics):
     ) -> Feed:
         rows = _value("stream", source, names, _source)
         feed = session.stream(rows, **options.keywords("stream"))
-        self._feeds[feed] = session
         if self._in_kernel:
             displays.drawn(feed, self._shell.execution_count)  # its progress bar is there
-
-        def tell() -> None:
-            if feed.error is not None and not isinstance(feed.error, SessionClosed | EngineClosed):
-                warn(f"the stream into {session.name!r} ended early: {_one_line(feed.error)}")
-
-        feed.when_done(tell)
         return feed
 
     def _end_streams(self, session: Session) -> None:
-        running = [f for f, into in self._feeds.items() if into is session and not f.done]
-        if not running:
-            msg = f"%stateful stream --end: no stream of a magic runs into {session.name!r}"
-            raise OptionsError(f"{msg}; one begun in Python ends with feed.stop()")
+        if not (running := session.feeds):
+            raise OptionsError(f"%stateful stream --end: no stream runs into {session.name!r}")
         for feed in running:
             feed.stop()
 
@@ -293,23 +279,23 @@ class StatefulMagics(Magics):
             sessions = [self._session(options, engine)]
         queries = [query for session in sessions for query in session.flash_queries]
         found = [query for query in queries if name in (query.name, query.question)]
-        if len(found) > 1:
+        if len({query.session.name for query in found}) > 1:
             last = [query for query in found if query.session.name == self.last]
-            found = last if len(last) == 1 else found
-        if len(found) != 1:
+            found = last or found
+        if len({query.session.name for query in found}) != 1:
             of = f" of session {options.session!r}" if options.session is not None else ""
             known = ", ".join(repr(query.name) for query in queries) or "none"
             what = "there is none" if not found else f"{len(found)} are called so; name a session"
             msg = f"flash query {name!r}{of}: {what} (registered: {known})"
             raise QuestionError(msg)
-        (query,) = found
-        if options.pause:
-            query.pause()
-        elif options.resume:
-            query.resume()
-        else:
-            query.remove()
-        return query
+        for query in found:  # in Python several may be called so
+            if options.pause:
+                query.pause()
+            elif options.resume:
+                query.resume()
+            else:
+                query.remove()
+        return found[-1]
 
     @property
     def _in_kernel(self) -> bool:
@@ -382,6 +368,16 @@ def _value(command: str, expression: str, names: dict[str, Any], read: Any) -> A
         said = _one_line(error)
         msg = f"%stateful {command}: {expression!r} raised {type(error).__name__}: {said}"
         raise OptionsError(msg) from error
+
+
+def _flash(session: Session, question: str, options: StatefulOptions) -> FlashQuery:
+    """A flash query in the place of one of that name: a cell that runs again registers no more."""
+    before = session.flash_queries
+    query = session.flash(question, **options.keywords())
+    for other in before:
+        if other.name == query.name:
+            other.remove()
+    return query
 
 
 def _source(value: Any) -> Any:

@@ -16,6 +16,7 @@ from workbench.answer import Answer
 from workbench.backtest import Backtest
 from workbench.errors import WorkbenchError
 from workbench.streams.feed import Feed
+from workbench.tick import Tick
 from workbench.waiting import Completion
 
 T = TypeVar("T")
@@ -40,7 +41,8 @@ class Turn(Generic[T]):
     calls ``result()``. Inside a ``def`` it does neither, nor in the cell that loads the extension:
     there ``x`` is the turn, which waits for the value and hands its attributes on.
     An interrupt cancels a question or a back-test, and so does cancelling the task that awaits it;
-    what has arrived stays, on screen and in the value.
+    what has arrived stays, on screen and in the value. Rows are taken back, unless the model has
+    begun to read them.
 
     Args:
         value: what it gives: an `Answer`, a `Backtest` or a `Tick` is waited for first; a `Feed`
@@ -79,8 +81,7 @@ class Turn(Generic[T]):
                     self._pending.join(left)
                 self._draw()
         except KeyboardInterrupt as interrupt:
-            self._stop()
-            raise _in_a_line(interrupt) from None
+            raise _in_a_line(interrupt, self._stop()) from None
         return self._end()
 
     def __await__(self) -> Generator[Any, None, T]:
@@ -93,8 +94,7 @@ class Turn(Generic[T]):
                 await asyncio.sleep(POLL_S)
                 self._draw()
         except asyncio.CancelledError as cancelled:  # an interrupt reaches a cell that awaits so
-            self._stop()
-            _in_a_line(cancelled)
+            _in_a_line(cancelled, self._stop())
             raise
         return self._end()
 
@@ -122,12 +122,18 @@ class Turn(Generic[T]):
             raise self._pending.error
         return self.value
 
-    def _stop(self) -> None:
+    def _stop(self) -> str:
+        """End what can be ended; says what is so now."""
+        if isinstance(self.value, Tick):
+            if self.value.cancel():
+                return "none of the rows were taken"
+            return "the rows are being read and will be visible; close the session to end that"
         if isinstance(self.value, Answer | Backtest):
             self.value.cancel()
             with contextlib.suppress(TimeoutError, WorkbenchError):
                 self.value.join(1.0)  # until the step under way ends
         self._draw(force=True)
+        return "what has arrived stays"
 
     def __getattr__(self, name: str) -> Any:
         """The value's own, once it is complete: for where no ``await`` could be written.
@@ -152,9 +158,9 @@ class Turn(Generic[T]):
         return f"Turn({self.value!r}; await it or call result())"
 
 
-def _in_a_line(stopped: BaseException) -> BaseException:
+def _in_a_line(stopped: BaseException, left: str) -> BaseException:
     """One line in a notebook: where a question was waiting is nobody's concern."""
-    line = f"{type(stopped).__name__}: stopped, what has arrived stays"
+    line = f"{type(stopped).__name__}: stopped, {left}"
     stopped._render_traceback_ = lambda *_: [line]  # type: ignore[attr-defined]
     return stopped
 

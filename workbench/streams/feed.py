@@ -16,6 +16,8 @@ from workbench.waiting import Completion
 
 Row = dict[str, Any]
 
+QUIET_S = 1.0  # a source that gives nothing for so long after a stop is not waited for
+
 
 class Feed(Completion):
     """Rows on their way from a source into a session; ``wait()``, ``await`` or ``stop()`` it.
@@ -25,6 +27,7 @@ class Feed(Completion):
         error: what ended it early, if anything did; every row before the one at fault was queued.
         unsent: rows that it took from the source and did not send, once it is done: those of the
             tick in which it was stopped, or the row at fault and what came with it.
+        watched: whether anyone has waited for its end, and so is told what ended it.
     """
 
     def __init__(
@@ -49,21 +52,43 @@ class Feed(Completion):
             raise RowError(msg)
         self._pace, self._every = Pace(rate, speed), whole
         self.rows_sent = 0
+        self.watched = False
         self.unsent: list[Any] = []
         self.rows_total = _length(source)
         self._source = source
         self._send = send
         self._halt = threading.Event()
         self._last: Completion | None = None
+        self._ends = threading.Lock()
+        self._ended = self._taking = False
         self._bar = _bar(self.rows_total, name) if progress else None
         # The copied context keeps a progress bar in the cell that started the stream.
         run = contextvars.copy_context().run
-        thread = threading.Thread(target=run, args=(self._run,), name=f"feed-{name}", daemon=True)
-        thread.start()
+        self._thread = threading.Thread(
+            target=run, args=(self._run,), name=f"feed-{name}", daemon=True
+        )
+        self._thread.start()
 
     def stop(self) -> None:
-        """Send nothing more; what was queued is still ingested, the rest of a tick is `unsent`."""
-        self._halt.set()
+        """Send nothing more; what was queued is still ingested, the rest of a tick is `unsent`.
+
+        A source that gives nothing is not waited for: what it gives later is `unsent` too.
+        """
+        with self._ends:
+            self._halt.set()
+            quiet = self._taking
+        if quiet:
+            threading.Thread(target=self._end_without_source, daemon=True).start()
+
+    def join(self, timeout: float | None = None) -> None:
+        """As `Completion.join`."""
+        self.watched = True
+        super().join(timeout)
+
+    async def join_async(self) -> None:
+        """As `Completion.join_async`."""
+        self.watched = True
+        await super().join_async()
 
     def wait(self, timeout: float | None = None) -> int:
         """Block until every row is visible to questions; returns how many were sent.
@@ -90,6 +115,19 @@ class Feed(Completion):
             error.__cause__ = bad
         except BaseException as caught:  # polars' panics are no Exception, and waited for as well
             error = caught
+        self._end(error)
+
+    def _end_without_source(self) -> None:
+        """End although the source is being waited for, if it gives nothing within a moment."""
+        self._thread.join(QUIET_S)
+        self._end(None)
+
+    def _end(self, error: BaseException | None) -> None:
+        """What was queued becomes visible, and whoever waits goes on; once."""
+        with self._ends:
+            if self._ended:
+                return
+            self._ended = True
         try:
             if self._last is not None:
                 self._last.join()  # what was queued is visible before it ends, well or not
@@ -109,8 +147,11 @@ class Feed(Completion):
         Those that come before an error of the source are sent before it is raised.
         """
         try:
-            while len(self.unsent) < self._every and not self._halt.is_set():
-                self.unsent.append(next(source))
+            while len(self.unsent) < self._every and self._may_take():
+                row = next(source)
+                self.unsent.append(row)
+                with self._ends:
+                    self._taking = False
         except StopIteration:
             pass
         except BaseException:
@@ -118,6 +159,12 @@ class Feed(Completion):
                 self._queue()
             raise
         return bool(self.unsent)
+
+    def _may_take(self) -> bool:
+        """Whether the next row is to be taken from the source, which is then waited for."""
+        with self._ends:
+            self._taking = not self._halt.is_set()
+            return self._taking
 
     def _due(self) -> bool:
         """Wait until what was taken is due; false where the feed is stopped before that.

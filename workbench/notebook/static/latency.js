@@ -37,7 +37,9 @@ export default {
     const scale = (log) => () => model.send({ action: "scale", log });
     const log = button("log", "logarithmic milliseconds", scale(true));
     const linear = button("linear", "linear milliseconds", scale(false));
-    const measure = button("Measure stateless", "", () => model.send({ action: "measure" }));
+    const measure = button("Measure stateless", "", () => {
+      model.send({ action: measure.dataset.action });
+    });
     const write = (suffix) => () => model.send({ action: "export", suffix });
     const html = button("HTML", "write the plot beside the notebook, as a page", write("html"));
     const parquet = button("Parquet", "write the points beside the notebook", write("parquet"));
@@ -61,12 +63,15 @@ export default {
       setProperty(choice, "hidden", names.length < 2 && !state.session);
       setAttribute(log, "aria-pressed", state.log !== false);
       setAttribute(linear, "aria-pressed", state.log === false);
-      setText(measure, state.measuring ? "Measuring \u2026" : "Measure stateless");
-      const cost = `Ask the newest question with nothing kept: ${state.cost || ""}`;
+      const words = state.measuring ? "Stop measuring" : "Measure stateless";
+      const cost = state.measuring
+        ? "Give the measurement up; flash queries wait for it"
+        : `Ask the newest question with nothing kept: ${state.cost || ""}`;
+      measure.dataset.action = state.measuring ? "stop" : "measure";
+      setText(measure, words);
       setAttribute(measure, "title", cost);
-      setAttribute(measure, "aria-label", `Measure stateless. ${cost}`);
+      setAttribute(measure, "aria-label", `${words}. ${cost}`);
       for (const node of [measure, html, parquet, log, linear, choice]) setProperty(node, "disabled", over);
-      if (state.measuring) measure.disabled = true;
       setText(note, state.note || "");
       setText(price, !state.note && state.cost ? `Measure stateless: ${state.cost}` : "");
       line.classList.toggle("wb-latency-failed", Boolean(state.failed));
