@@ -1,4 +1,5 @@
 import json
+import subprocess
 
 import pytest
 import torch
@@ -39,9 +40,32 @@ def test_the_result_says_what_it_was_measured_with(result):
     assert result["versions"]["torch"] == torch.__version__
     assert {"python", "transformers", "triton"} <= set(result["versions"])
     assert {"cpu", "threads", "memory_bytes"} <= set(result["machine"])
+    source = result["source"]  # None where the tests run outside a checkout
+    assert source is None or len(source["commit"]) == 40
     assert result["model"]["dtype"] == "float32"
     assert result["bandwidth"]["best"] >= max(result["bandwidth"]["bytes_per_s"]) > 0
     assert len(result["bandwidth"]["bytes_per_s"]) == 3
+
+
+def test_the_commit_is_that_of_the_checkout_and_of_no_other(tmp_path, monkeypatch):
+    def git(*arguments):
+        options = ["-c", "user.name=a", "-c", "user.email=a@b.c", "-c", "commit.gpgsign=false"]
+        command = ["git", "-C", str(tmp_path), *options, *arguments]
+        return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+
+    file = tmp_path / "machine.py"
+    file.write_text("1")
+    monkeypatch.setattr(machine, "__file__", str(file))
+    git("init")
+    (tmp_path / "theirs").write_text("1")
+    git("add", "theirs")
+    git("commit", "-m", "a")
+    assert machine.source() is None  # a checkout around it, of something else
+    git("add", "machine.py")
+    git("commit", "-m", "b")
+    assert machine.source() == {"commit": git("rev-parse", "HEAD"), "changed": False}
+    file.write_text("2")
+    assert machine.source()["changed"]
 
 
 def test_every_system_is_measured_at_every_context(result):

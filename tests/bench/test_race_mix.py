@@ -346,7 +346,7 @@ def test_a_system_that_cannot_be_counted_leaves_the_others_of_its_process(monkey
     def rehearse(course, peer, system, attempt):
         if system.name == "odd":
             raise mix.NotCounted("two questions were not answered")
-        return []
+        return [{"agrees": True}]
 
     order = []
 
@@ -354,7 +354,7 @@ def test_a_system_that_cannot_be_counted_leaves_the_others_of_its_process(monkey
         order.append((sessions, system.name))
         if system.name == "late":
             raise PeerFailed("it ran out of cells")
-        return {"system": system.name, "sessions": sessions}, []
+        return {"system": system.name, "sessions": sessions}, [{"agrees": True}]
 
     monkeypatch.setattr(mix, "_rehearse", rehearse)
     monkeypatch.setattr(mix, "_run", run)
@@ -376,8 +376,24 @@ def test_an_answer_without_its_log_probabilities_is_the_peers_failure():
     judge = Judge(peer=None, bound=0.3, timeout=1.0)
     with pytest.raises(PeerFailed, match="expected 2 log-probabilities, got 1"):
         judge.open_answer({"ids": [1, 2], "logprobs": [-0.1]}, 0, [], None, [])
-    with pytest.raises(PeerFailed, match="expected 2 chances, got None"):
-        judge.choice({"chances": None}, [1, 2], 0, [], [])
+    with pytest.raises(PeerFailed, match=r"expected chances of \[1, 2\] or one of them, got \[3\]"):
+        judge.choice({"chances": None, "ids": [3]}, [1, 2], 0, [], [])
+    with pytest.raises(PeerFailed, match=r"or one of them, got \[1.0\]"):
+        judge.choice({"chances": [1.0], "ids": [1]}, [1, 2], 0, [], [])
+
+
+@pytest.mark.parametrize(("odds", "agrees"), [(0.1, True), (0.5, True), (0.7, False)])
+def test_a_choice_that_is_only_named_may_be_the_judges_second_by_little(monkeypatch, odds, agrees):
+    judge = Judge(peer=None, bound=0.3, timeout=1.0)
+    scores = {1: -2.0, 2: -2.0 - odds}
+    monkeypatch.setattr(
+        Judge, "score", lambda self, length, ids, answer: {"logprobs": [scores[answer[0]]]}
+    )
+    best = judge.choice({"chances": None, "ids": [1]}, [1, 2], 0, [], [])
+    assert best["agrees"] and not best["disagreements"] and best["max_difference"] is None
+    other = judge.choice({"chances": None, "ids": [2]}, [1, 2], 0, [], [])
+    assert other["agrees"] is agrees
+    assert other["disagreements"][0]["margin"] == pytest.approx(odds)
 
 
 def standing_sample(system, questions, total_ms):

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from workbench.bench.large_pages import start_again
 from workbench.bench.sessions import command as sessions
 from workbench.errors import WorkbenchError
 
@@ -151,4 +152,5 @@ def _latency(options: argparse.Namespace, command: str) -> int:
 
 
 if __name__ == "__main__":
+    start_again()
     sys.exit(main())

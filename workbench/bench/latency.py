@@ -96,6 +96,7 @@ def run(options: Options, command: str, progress: bool = True) -> Iterator[dict[
             "command": command,
             "began": began.isoformat(timespec="seconds"),
             "versions": machine.versions(),
+            "source": machine.source(),
             "machine": where,
             "model": model | {"dtype": str(dtype).removeprefix("torch.")},
         }

@@ -6,6 +6,7 @@ import os
 import platform
 import re
 import statistics
+import subprocess
 import time
 from collections.abc import Mapping
 from importlib import metadata
@@ -57,6 +58,22 @@ def versions() -> dict[str, str | None]:
         except metadata.PackageNotFoundError:
             found[name] = None
     return found
+
+
+def source() -> dict[str, Any] | None:
+    """The commit that is measured and whether its files were changed since; None outside a checkout
+    of this project."""
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(Path(__file__).parent), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        git("ls-files", "--error-unmatch", Path(__file__).name)  # ours, and not one around it
+        changed = bool(git("status", "--porcelain", "--untracked-files=no"))
+        return {"commit": git("rev-parse", "HEAD"), "changed": changed}
+    except (OSError, subprocess.CalledProcessError):
+        return None
 
 
 def cpu_name() -> str:

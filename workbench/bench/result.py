@@ -24,6 +24,7 @@ def header(benchmark: str, command: str, device: str = "cpu") -> dict[str, Any]:
         "command": command,
         "began": dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
         "versions": machine.versions(),
+        "source": machine.source(),
         "machine": machine.describe(torch.get_num_threads(), device),
     }
 

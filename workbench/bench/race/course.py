@@ -13,6 +13,7 @@ import torch
 
 from workbench.bench import machine
 from workbench.bench.contenders import BOUNDS, QUESTION_TOKENS
+from workbench.bench.large_pages import with_large_pages
 from workbench.bench.race.equality import Judge
 from workbench.bench.race.material import Material
 from workbench.bench.race.options import MIX, STANDING, Options
@@ -101,7 +102,7 @@ def start_judge(options: Options, folder: Path, material: Material, say: Say) ->
 def start(process: Process, options: Options, folder: Path) -> PeerProcess:
     """A process with as many threads as everyone has."""
     threads = str(options.threads)
-    env = dict(os.environ) | {
+    env = with_large_pages(os.environ) | {
         "OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads, "HF_HUB_OFFLINE": "1",
         "TOKENIZERS_PARALLELISM": "false", "PYTHONUNBUFFERED": "1",
     }  # fmt: skip

@@ -101,22 +101,32 @@ class Judge:
         read: Sequence[int],
         question: Sequence[int],
     ) -> dict[str, Any]:
-        """Compare the log-odds of two closed answers, one token each.
+        """Compare the log-odds of two closed answers, one token each; of an engine that only names
+        one, by how much the judge prefers the other.
 
         Raises:
-            PeerFailed: it does not have as many chances.
+            PeerFailed: it does not have as many chances, or named none of them.
         """
-        if len(found["chances"] or ()) != len(choices):
-            msg = f"expected {len(choices)} chances, got {found['chances']}"
+        chances, named = found["chances"], list(found["ids"])
+        if len(chances or choices) != len(choices) or (chances is None and named[0] not in choices):
+            msg = f"expected chances of {list(choices)} or one of them, got {chances or named}"
             raise PeerFailed(msg)
         ids = [*read, *question]
         first, second = (self.score(length, ids, [token])["logprobs"][0] for token in choices)
-        ours = torch.tensor(found["chances"], dtype=torch.float64).log()
-        difference = abs(float(ours[0] - ours[1]) - (first - second))
+        difference, disagreements = None, []
+        if chances is not None:
+            ours = torch.tensor(chances, dtype=torch.float64).log()
+            difference = abs(float(ours[0] - ours[1]) - (first - second))
+        best = choices[first < second]
+        if chances is None and named[0] != best:
+            margin = abs(first - second)
+            disagreements = [{"step": 0, "token": named[0], "judge_token": best, "margin": margin}]
         return {
             "tokens": 1, "distinct_tokens": 1, "max_difference": difference,
-            "difference_if_the_last_bar_were_missing": None, "disagreements": [],
-            "bound": self.bound, "agrees": difference <= self.bound,
+            "difference_if_the_last_bar_were_missing": None, "disagreements": disagreements,
+            "bound": self.bound,
+            "agrees": (difference is None or difference <= self.bound)
+            and all(item["margin"] <= 2 * self.bound for item in disagreements),
         }  # fmt: skip
 
 
@@ -140,8 +150,8 @@ def _far(check: dict[str, Any]) -> bool:
 
 
 def agreed(checks: Sequence[dict[str, Any]]) -> bool:
-    """Whether all agree, apart from comparisons that were made again."""
-    return all(check["agrees"] or check.get("made_again") for check in checks)
+    """Whether all agree, apart from comparisons that were made again; none is no agreement."""
+    return bool(checks) and all(check["agrees"] or check.get("made_again") for check in checks)
 
 
 def largest(a: Sequence[float], b: Sequence[float]) -> float:

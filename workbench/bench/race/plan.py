@@ -76,7 +76,10 @@ TENSORRT_LLM_ENV = {
     "TRTLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1", "TLLM_LOG_LEVEL": "error",
 }  # fmt: skip
 
-THROWN = "a throw-away request for a session's new bars; questions are added when they are due"
+THROWN = (
+    "a throw-away request for a session's new bars while nothing is answered; questions are added "
+    "when they are due"
+)
 WHEN_ASKED = "questions are added when they are due; bars wait for their session's next one"
 
 PROCESSES = (
@@ -97,8 +100,8 @@ PROCESSES = (
         systems=(
             System("vLLM, streaming-input session", "session", "arrival",
                    "a resumable request; it cannot forget a question, so each has its own",
-                   mix="a resumable request each takes bars; questions are requests beside it, "
-                   "which find its blocks in the prefix cache"),
+                   mix="a resumable request each takes bars while nothing is answered; questions "
+                   "are requests beside it, which find its blocks in the prefix cache"),
             System("vLLM, prefix caching, kept warm", "warm", "arrival",
                    "a throw-away request of one token after every arrival",
                    standing="a throw-away request, then all questions added at once", mix=THROWN),
@@ -228,7 +231,7 @@ def cells(
     All kinds of answers after the fewest bars; after more of them only the main kind, whose first
     token is what a one-token answer would have been. What takes long is measured less often.
     """
-    few = max(1, repeats // 3)
+    few = max(1, repeats // 3, min(3, repeats // 2))
     first, *more = between
     main = main_answer(answers)
     if system.kinds == "main":

@@ -74,6 +74,7 @@ def run(
             "command": command,
             "began": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(began)),
             "versions": machine.versions(),
+            "source": machine.source(),
             "machine": where,
             "model": model | {"dtype": options.dtype},
             "settings": _settings(options, material),

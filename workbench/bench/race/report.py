@@ -23,7 +23,7 @@ def summarize(result: dict[str, Any]) -> dict[str, Any]:
     readings = {tuple(_readings(turn["bandwidth"])) for turn in turns}  # those together share one
     measured = [reading for seen in readings for reading in seen]
     together = result["settings"].get("together", False)
-    bandwidth = statistics.median(measured)
+    bandwidth = max(measured)  # nobody gets below a floor at this one
     floor = Floor(**result["floor"])
     question = result["settings"]["question_tokens"]
     groups: dict[tuple[str, int, int, str], list[dict[str, Any]]] = defaultdict(list)
@@ -43,6 +43,7 @@ def summarize(result: dict[str, Any]) -> dict[str, Any]:
                 for peer in result["peers"]
                 if (not together or peer.get("raced")) and _drifted(peer)
             ],
+            "varied": max(measured) / min(measured) - 1,
         },
         "cells": cells,
         "slopes": _slopes(cells),
@@ -176,5 +177,5 @@ def _readings(bandwidth: Mapping[str, Any]) -> list[float]:
 
 def _drifted(peer: Mapping[str, Any]) -> bool:
     """Whether the machine's bandwidth changed by much within a turn."""
-    drifts = [t["bandwidth"]["after"] / t["bandwidth"]["before"] - 1 for t in _turns(peer)]
-    return any(abs(drift) > MOST_DRIFT for drift in drifts)
+    readings = [_readings(turn["bandwidth"]) for turn in _turns(peer)]
+    return any(max(seen) / min(seen) - 1 > MOST_DRIFT for seen in readings)

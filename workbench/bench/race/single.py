@@ -1,5 +1,7 @@
 """One question at a time, each from the same state: bars arrive, then it is asked.
 
+Before any is timed the judge looks at an open answer and at a choice, and every other number of
+bars has arrived once: nobody's first of a kind counts.
 Engines that are on the machine together take turns question by question, so that what the machine
 does meanwhile happens to all of them.
 """
@@ -65,15 +67,21 @@ def compare(
     planned = cells(system, options.between, options.answers, options.repeats)
     runner = Runner(entry, system, bars, planned)
     began = time.perf_counter()
-    equality, scored = _compare(course, runner, context)
-    entry.result["equality"].append(equality)
-    if not equality["agrees"]:
-        return None
+    main = CHOICE if system.kinds == "flash" else main_answer(options.answers)
+    closed = [cell.answer for cell in planned if cell.answer == CHOICE]
+    for answer in dict.fromkeys([main, *closed]):
+        equality, scored = _compare(course, runner, context, answer)
+        entry.result["equality"].append(equality)
+        if not equality["agrees"]:
+            return None
     if system.kinds == "main":
         # It computes everything each time, so the comparison took as long as any other answer.
         _note(runner, context, planned[0], scored)
         runner.done = 1
         runner.spent_s[planned[0].kind] = time.perf_counter() - began
+    for cell in planned:
+        if cell.between != options.between[0]:
+            _trial(course, runner, context, cell)
     return runner
 
 
@@ -138,11 +146,10 @@ def _trial(
 
 
 def _compare(
-    course: Course, runner: Runner, context: int
+    course: Course, runner: Runner, context: int, answer: str
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Have the judge score a system's answer; returns what it says, and the answer."""
+    """Have the judge score an answer of a kind; returns what it says, and the answer."""
     options, material, system = course.options, course.material, runner.system
-    answer = CHOICE if system.kinds == "flash" else main_answer(options.answers)
     cell = Cell(options.between[0], answer, 1)
     found = _trial(course, runner, context, cell, scored=True)
     length, asked = material.lengths[context], material.question

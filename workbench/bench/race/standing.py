@@ -125,7 +125,6 @@ def _compare(
     """Have the judge score the first, the middle and the last of the most, after a second bar.
 
     Every attempt takes the bars that come next.
-    Engines that give no shares of choices have theirs compared by single questions alone.
     """
     material, num = course.material, course.options.standing[-1]
     rounds = [next(watcher.bars), next(watcher.bars)]
@@ -136,10 +135,8 @@ def _compare(
         read = [*rounds[0], *rounds[1]]
         if answer != CHOICE:
             said = course.judge.open_answer(reply, length, read, rounds[0], asked)
-        elif reply["chances"] is not None:
-            said = course.judge.choice(reply, material.choices, length, read, asked)
         else:
-            continue
+            said = course.judge.choice(reply, material.choices, length, read, asked)
         place = {"system": watcher.system.name, "context": context, "questions": num}
         checks.append(place | {"question": which, "answer": answer} | said)
     return checks

@@ -24,11 +24,13 @@ def table(result: Mapping[str, Any]) -> str:
     lines = [
         f"{model['name']}, {model['parameters'] / 1e6:,.1f} M parameters, {model['dtype']}, "
         f"{called(result['machine'])}",
-        f"bandwidth {bandwidth['bytes_per_s'] / 1e9:.1f} GB/s, seen between "
-        f"{bandwidth['lowest'] / 1e9:.1f} and {bandwidth['highest'] / 1e9:.1f}",
+        f"bandwidth {bandwidth['bytes_per_s'] / 1e9:.1f} GB/s at best, "
+        f"{bandwidth['lowest'] / 1e9:.1f} at least",
     ]
     if result["settings"].get("together"):
         lines[-1] += "; engines took turns, question by question"
+        if bandwidth["varied"] > MOST_DRIFT:
+            lines[-1] += ", so shares of one another's times say more than milliseconds"
     if bandwidth["drifted"]:
         lines.append(
             f"it drifted by more than {MOST_DRIFT:.0%} in the turn of "

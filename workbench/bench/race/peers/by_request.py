@@ -118,7 +118,9 @@ class RequestPeer(Peer):
         """The mix is over."""
 
     def mix(self, mode: str, table: Timetable) -> None:
-        """Requests begin when they are due; bars that come while others are read wait for them."""
+        """Questions begin when they are due. Bars are read while nothing is answered, and those
+        that come while others of their session are read wait for them: no step that decodes an
+        answer is made long by rows that nobody has asked about."""
         streams = [Stream(index, ids) for index, ids in enumerate(table.contexts)]
         for stream in streams:
             self.answers([self.read_stream(mode, stream)], [None])
@@ -139,7 +141,7 @@ class RequestPeer(Peer):
                 else:
                     stream.waiting.append(event)
             for stream in streams:
-                if stream.waiting and not stream.reading:
+                if stream.waiting and not stream.reading and not asked:
                     stream.reading, stream.waiting = stream.waiting, []
                     read[self.read_stream(mode, stream)] = stream
             if not asked and not read:

@@ -7,6 +7,7 @@ processors with a third that waits busily.
 from __future__ import annotations
 
 import copy
+import ctypes.util
 import importlib.util
 import os
 import sys
@@ -210,6 +211,9 @@ def preload() -> None:
     if spec is not None and spec.submodule_search_locations:
         libs = Path(spec.submodule_search_locations[0]) / "libs"
         found += sorted(libs.glob("libtcmalloc*.so*"))[:1]
+    if not any("tcmalloc" in path.name for path in found):
+        ours = ctypes.util.find_library("tcmalloc_minimal") or ctypes.util.find_library("tcmalloc")
+        found += [Path(ours)] if ours else []  # the system's, Debian's libtcmalloc-minimal4
     if found:
         os.environ["LD_PRELOAD"] = ":".join(map(str, found))
         if any("iomp" in path.name for path in found):
