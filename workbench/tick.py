@@ -64,7 +64,8 @@ class Tick(Completion):
 
         It ends with `Cancelled` then, and the session is as if they had never been pushed.
         """
-        return self.queue is not None and self.queue.take_back(self)
+        queue = self.queue  # which it leaves once it is read
+        return queue is not None and queue.take_back(self)
 
     def wait(self, timeout: float | None = None) -> int:
         """Block until its rows are visible to questions; returns the version.

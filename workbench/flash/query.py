@@ -194,7 +194,7 @@ class FlashQuery:
         return self.paused and not self._board.evaluates(self)
 
     def pause(self) -> None:
-        """Stop evaluating it; the latest answer stays and ages. An evaluation under way ends."""
+        """Stop evaluating it; the latest answer stays and ages. What is under way is finished."""
         self.paused = True
         self.notify()
 
