@@ -295,6 +295,15 @@ def test_a_peer_that_failed_has_its_reason_in_the_table():
     assert "did not finish: open: no cheese" in shown
 
 
+def test_wrong_is_only_who_was_judged():
+    check = {"system": plan.OURS, "max_difference": 4.0, "agrees": False, "disagreements": []}
+    shown = tables.table(report.summarize(made_up([])))
+    assert "WRONG" not in shown
+    shown = tables.table(report.summarize(made_up([], equality=[check])))
+    assert "4.000 WRONG, not measured" in shown
+    assert "WRONG as standing" not in shown and "WRONG in the mix" not in shown
+
+
 @pytest.fixture(scope="module")
 def raced(tmp_path_factory):
     """The command itself: the judge, sessions, transformers, and an engine that is not there."""

@@ -73,7 +73,8 @@ def _agreement(checks: Sequence[dict[str, Any]]) -> tuple[str, str]:
     differences = [c["max_difference"] for c in checks if c["max_difference"] is not None]
     off = f"{max(differences):.3f}" if differences else ""
     for part, where in ((SINGLE, ""), (STANDING, " as standing questions"), (MIX, " in the mix")):
-        if not agreed([check for check in checks if check["part"] == part]):
+        own = [check for check in checks if check["part"] == part]
+        if own and not agreed(own):
             off += f" WRONG{where}, not measured"
     margins = [item["margin"] for check in checks for item in check["disagreements"]]
     others = f"{len(margins)}, by up to {max(margins):.3f}" if margins else ""
