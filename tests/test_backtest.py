@@ -1,7 +1,5 @@
 """A back-test answers as of every moment just what an ask as of it answers, and leaves no trace."""
 
-import threading
-
 import numpy as np
 import pytest
 
@@ -246,9 +244,19 @@ def test_it_can_be_waited_for_with_progress_and_awaited(engine, capsys):
     assert again.frame.drop("total_ms").equals(test.frame.drop("total_ms"))
 
 
-def test_the_bar_ends_when_it_fails(engine):
+def test_the_bar_ends_when_it_fails(engine, monkeypatch):
+    from tqdm import tqdm
+
+    ends = []
+
+    class Bar(tqdm):
+        def close(self):
+            ends.append(self.n)
+            super().close()
+
+    monkeypatch.setattr("tqdm.auto.tqdm", Bar)
     session = engine.open("s", cells=900)
     session.push("one").wait()
-    with pytest.raises(QuestionError):
+    with pytest.raises(QuestionError) as raised:
         session.backtest("so?", choices=UP_DOWN, every=10)
-    assert threading.active_count() < 50
+    assert ends and raised.tb  # which holds the bar: it was not closed for being dropped

@@ -1,12 +1,15 @@
 """`wb.diff` asks two sessions the same, at once."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 
 import workbench as wb
+import workbench_kernels as kernels
 from tests.engine.test_moments import context
 from workbench.errors import QuestionError, SessionClosed
 from workbench.scheduler.scheduler import StepLimits
-from workbench.testing import assert_recomputes
+from workbench.testing import assert_recomputes, run_until_idle
 
 
 @pytest.fixture
@@ -37,16 +40,29 @@ def test_both_are_asked_the_same_each_over_its_own_rows(engine, forked):
     )
 
 
-def test_they_share_the_steps(make_engine):
+def test_they_share_the_steps_and_what_they_have_in_common(make_engine, monkeypatch):
     engine = make_engine(start=False, limits=StepLimits(tokens=64))
     parent = engine.open("s", cells=400)
+    parent.push(["one", "two"])
+    run_until_idle(engine)
     fork = parent.fork("what-if")
-    seen = []
+    seen, plans = [], []
     engine.events.subscribe(lambda e: seen.append(e.num_slices) if hasattr(e, "shares") else None)
-    asked = [session.ask_start("so?", choices=["up", "down"]) for session in (parent, fork)]
-    while engine.step():
-        pass
-    assert all(answer.done for answer in asked) and seen[-1] == 2
+    plan_tiles = kernels.plan_tiles
+
+    def watched(slices, **options):
+        plans.append(plan_tiles(slices, **options))
+        return plans[-1]
+
+    monkeypatch.setattr(kernels, "plan_tiles", watched)
+    done = ThreadPoolExecutor(1).submit(wb.diff, parent, fork, "so?", choices=["up", "down"])
+    while not done.done():
+        engine.step()
+    assert done.result().same and seen[-1] == 2
+    # The step that answered both read what they have in common as one tile, for the rows of both.
+    tile = max(plans[-1].tiles, key=lambda tile: tile.length)
+    assert tile.length == parent.position
+    assert sum(num for _, num in tile.rows) == len(plans[-1].positions)
 
 
 def test_if_one_cannot_be_asked_neither_is(engine, forked):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,6 +10,8 @@ import torch
 from torch import Tensor
 
 from workbench.engine.engine import StepEngine
+from workbench.engine.tokens import Tokens
+from workbench.errors import Cancelled, SessionClosed
 
 # Families whose equality with plain transformers the tests prove; sizes of a few thousand weights.
 FAMILIES = ("llama", "qwen2", "qwen3", "mistral", "gemma2", "gemma3_text", "gpt_oss")
@@ -92,12 +95,22 @@ def plain_logits(model: Any, ids: Sequence[int]) -> Tensor:
         model.set_attn_implementation(before)
 
 
-def assert_recomputes(model: Any, answer: Any, bound: float) -> None:
+def assert_recomputes(model: Any, answer: Any, bound: float, tokens: Tokens | None = None) -> None:
     """Recompute an answer from its ``input_ids`` with plain transformers, and compare.
 
     Every token's log-probability agrees within ``bound``, and each greedy token is the likeliest
-    wherever the margin to the second is above twice the bound.
+    wherever the margin to the second is above twice the bound. With ``tokens``, an engine's, all
+    choices of a closed question are recomputed, not the chosen one alone. An answer that failed
+    is wrong; one that was ended, by a cancel or with its session, is compared as far as it came.
     """
+    assert answer.done, f"the answer to {answer.question!r} is not complete"
+    ended = isinstance(answer.error, Cancelled | SessionClosed)
+    assert ended or answer.error is None, answer.error
+    if ended and not answer.token_ids:
+        return
+    assert answer.token_ids, f"the answer to {answer.question!r} has no tokens"
+    if answer.choice is not None and tokens is not None:
+        _assert_choices_recompute(model, answer, bound, tokens)
     ids = [*answer.input_ids, *answer.token_ids]
     logprobs = torch.log_softmax(plain_logits(model, ids), dim=-1)
     first = len(answer.input_ids) - 1
@@ -109,6 +122,20 @@ def assert_recomputes(model: Any, answer: Any, bound: float) -> None:
             top = row.topk(2)
             margin = (top.values[0] - top.values[1]).item()
             assert margin <= 2 * bound or int(top.indices[0]) == token, f"token {i} is not greedy"
+
+
+def _assert_choices_recompute(model: Any, answer: Any, bound: float, tokens: Tokens) -> None:
+    """Every choice's share of the probability, which all of their tokens' sums make."""
+    choices = tokens.choices(list(answer.probabilities))
+    first, totals = len(answer.input_ids) - 1, []
+    for ids in choices:
+        rows = torch.log_softmax(plain_logits(model, [*answer.input_ids, *ids]), dim=-1)
+        totals.append(math.fsum(rows[first + i, token].item() for i, token in enumerate(ids)))
+    wanted = torch.log_softmax(torch.tensor(totals, dtype=torch.float64), dim=0).tolist()
+    most = 2 * bound * max(map(len, choices))  # of a sum, and of the sum that shares are of
+    for (choice, chance), want in zip(answer.probabilities.items(), wanted, strict=True):
+        off = abs(math.log(chance) - want)
+        assert off <= most, f"choice {choice!r}: probability {chance}, plain {math.exp(want)}"
 
 
 def poison_free_cells(engine: StepEngine) -> None:

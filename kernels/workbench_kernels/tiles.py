@@ -2,8 +2,9 @@
 
 A tile is some query rows against one stretch of one run. Rows of different sequences that read the
 same cells share a tile, so the cells are read once for all of them (cascade attention); a stretch
-is cut only where the set of readers changes, where a run ends, and at multiples of ``split``
-positions.
+is cut only where the set of readers changes and where a run ends. So who else reads a run decides
+in which order a row's partial outputs are merged: on CPUs an answer's last bits may depend on it.
+The GPU's parts (`gpu/parts.py`) are cut by each row's own position instead.
 """
 
 from __future__ import annotations
@@ -103,13 +104,8 @@ def _readers(slices: list[SliceRows], window: int | None) -> list[_Reader]:
     return readers
 
 
-def _cuts(readers: list[_Reader], split: int | None) -> list[int]:
-    cuts: set[int] = set()
-    for start, end, position, _ in readers:
-        cuts.update((start, end))
-        if split is not None:
-            cuts.update(range(start + split - position % split, end, split))
-    return sorted(cuts)
+def _cuts(readers: list[_Reader]) -> list[int]:
+    return sorted({cell for start, end, *_ in readers for cell in (start, end)})
 
 
 def _ranges(items: list[SliceRows]) -> tuple[tuple[int, int], ...]:
@@ -123,20 +119,16 @@ def _ranges(items: list[SliceRows]) -> tuple[tuple[int, int], ...]:
     return tuple(out)
 
 
-def plan_tiles(
-    slices: list[SliceRows], *, window: int | None = None, split: int | None = None
-) -> TilePlan:
+def plan_tiles(slices: list[SliceRows], *, window: int | None = None) -> TilePlan:
     """Plan the attention of one step.
 
     Args:
         slices: the step's query rows; their row ranges must tile ``0 .. total`` in order.
         window: sliding window in positions, or None for full causal attention.
-        split: also cut at multiples of this many positions, which makes the arithmetic of one
-            row independent of who else is in the step. None: cut only where readers change.
     """
     positions = tuple(s.position + i for s in slices for i in range(s.num_rows))
     readers = _readers(slices, window)
-    cuts = _cuts(readers, split)
+    cuts = _cuts(readers)
     at = {cell: i for i, cell in enumerate(cuts)}
     by_stretch: dict[int, list[_Reader]] = defaultdict(list)
     for reader in readers:

@@ -7,13 +7,14 @@ import torch
 
 import workbench_kernels as kernels
 from workbench_kernels import reference
+from workbench_kernels.testing import relative_error
 from workbench_kernels.tiles import Run, SliceRows, consecutive
 
 # Scores and sums in float32 against float64: a few units in the last place of values near 1.
 F32_BOUND = 5e-6
-# bfloat16 has 8 bits; inputs are equal on both sides, so what is left is the rounding of the
-# softmax weights and of the output, each 2**-9 of values near 3.
-BF16_BOUND = 2e-2
+# Of an output's length. Inputs are equal on both sides; what is left is the rounding of the softmax
+# weights and of the output to bfloat16, each to 2**-9 of itself.
+BF16_BOUND = 1e-2
 
 CELLS = 700
 
@@ -40,18 +41,20 @@ def pools(kv_heads: int, dim: int, value_dim: int, dtype: torch.dtype, used: lis
     return k, v
 
 
-def compare(slices, *, heads=4, kv_heads=2, dim=16, value_dim=16, window=None, split=None,
+def compare(slices, *, heads=4, kv_heads=2, dim=16, value_dim=16, window=None,
             dtype=torch.float32, **options):  # fmt: skip
     runs = [run for item in slices for run in item.runs]
     k, v = pools(kv_heads, dim, value_dim, dtype, runs)
     rows = sum(item.num_rows for item in slices)
     q = torch.randn(rows, heads, dim, generator=torch.Generator().manual_seed(2)).to(dtype)
-    plan = kernels.plan_tiles(slices, window=window, split=split)
+    plan = kernels.plan_tiles(slices, window=window)
     got = kernels.attend(q, k, v, plan, scale=dim**-0.5, **options)
     want = reference.attend(q, k, v, plan, scale=dim**-0.5, **options)
     assert got.dtype == dtype and got.shape == (rows, heads, value_dim)
-    bound = F32_BOUND if dtype == torch.float32 else BF16_BOUND
-    torch.testing.assert_close(got.double(), want, rtol=0, atol=bound)
+    if dtype == torch.float32:
+        torch.testing.assert_close(got.double(), want, rtol=0, atol=F32_BOUND)
+    else:
+        assert relative_error(got, want) <= BF16_BOUND
 
 
 @pytest.mark.parametrize("num_runs", [1, 3, 5])
@@ -68,11 +71,10 @@ def test_head_layouts(heads, kv_heads, dim, dtype):
     compare([layout(7, 90, 2)], heads=heads, kv_heads=kv_heads, dim=dim, value_dim=dim, dtype=dtype)
 
 
-@pytest.mark.parametrize("split", [None, 16, 64])
 @pytest.mark.parametrize("window", [None, 1, 5, 40, 1000])
-def test_windows_and_splits(window, split):
-    compare([layout(1, 130, 3)], window=window, split=split)
-    compare([layout(50, 130, 3)], window=window, split=split)
+def test_windows(window):
+    compare([layout(1, 130, 3)], window=window)
+    compare([layout(50, 130, 3)], window=window)
 
 
 @pytest.mark.parametrize("window", [None, 20])

@@ -31,11 +31,6 @@ def test_branches_of_one_session_read_it_once():
     assert len(plan.tiles) == 5
 
 
-def test_splits_stand_at_multiples_of_the_position():
-    plan = plan_tiles([SliceRows(0, 1, 24, consecutive((3, 25)))], split=10)
-    assert [(t.position, t.length) for t in plan.tiles] == [(0, 10), (10, 10), (20, 5)]
-
-
 def test_a_window_skips_what_nobody_sees():
     plan = plan_tiles([SliceRows(0, 1, 99, consecutive((0, 100)))], window=16)
     assert plan.tiles == (Tile(((0, 1),), 84, 16, 84, False),)
@@ -49,10 +44,9 @@ def test_runs_that_do_not_cover_the_rows_are_a_bug():
 @given(
     st.lists(st.tuples(st.integers(1, 5), st.integers(0, 30)), min_size=1, max_size=6),
     st.sampled_from([None, 1, 4, 11]),
-    st.sampled_from([None, 1, 7]),
     st.sampled_from([(0, 0), (0, 5), (3, 8)]),
 )
-def test_every_row_reads_each_visible_cell_once(branches, window, split, gap):
+def test_every_row_reads_each_visible_cell_once(branches, window, gap):
     gone, back = gap
     slices, row = [], 0
     for i, (num, at) in enumerate(branches):
@@ -62,7 +56,7 @@ def test_every_row_reads_each_visible_cell_once(branches, window, split, gap):
             runs = (*head, Run(back, at - back, back), *runs[1:])
         slices.append(SliceRows(row, num, at, runs))
         row += num
-    plan = plan_tiles(slices, window=window, split=split)
+    plan = plan_tiles(slices, window=window)
     for item in slices:
         cells = {run.position + i: run.start + i for run in item.runs for i in range(run.length)}
         for r in range(item.num_rows):

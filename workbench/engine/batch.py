@@ -54,7 +54,6 @@ class Step:
     buffer: Tensor
     slices: list[kernels.SliceRows]
     cells: CellTensors
-    split: int | None = None
     _plans: dict[int | None, kernels.TilePlan] = field(default_factory=dict)
 
     @classmethod
@@ -90,7 +89,7 @@ class Step:
     def plan(self, window: int | None) -> kernels.TilePlan:
         """The step's tiles for layers of one window size."""
         if window not in self._plans:
-            self._plans[window] = kernels.plan_tiles(self.slices, window=window, split=self.split)
+            self._plans[window] = kernels.plan_tiles(self.slices, window=window)
         return self._plans[window]
 
     def attend(

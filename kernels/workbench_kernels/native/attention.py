@@ -11,7 +11,7 @@ from workbench_kernels.native.library import Heads, Plan, load
 from workbench_kernels.tiles import TilePlan
 
 MAX_DIM = 256
-SPLIT = 2048  # cells of one unit of work: fixed, so that a sum does not depend on the batch
+SPLIT = 2048  # cells of one unit of work, from where a tile begins
 
 
 def fits(q: Tensor, k: Tensor, v: Tensor, softcap: float | None) -> bool:
