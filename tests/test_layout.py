@@ -23,8 +23,8 @@ def name_of(requirement: str) -> str:
 
 def test_public_names():
     assert sorted(workbench.__all__) == [
-        "Answer", "Backtest", "Diff", "Engine", "Feed", "FlashQuery", "Moment", "Session", "Tick",
-        "WorkbenchError", "current_engine", "dashboard", "diff", "row", "version",
+        "Answer", "Audit", "Backtest", "Diff", "Engine", "Feed", "FlashQuery", "Moment", "Session",
+        "Tick", "WorkbenchError", "current_engine", "dashboard", "diff", "row", "version",
     ]  # fmt: skip
     for name in workbench.__all__:
         assert callable(getattr(workbench, name))  # and no module of that name

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from workbench.answer import Answer
+    from workbench.audit import Audit
     from workbench.backtest import Backtest
     from workbench.comparison import Diff, diff
     from workbench.errors import WorkbenchError
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Answer",
+    "Audit",
     "Backtest",
     "Diff",
     "Engine",
@@ -40,6 +42,7 @@ __version__ = "0.1.0"
 # libraries, and the engine must import without the notebook's.
 _HOMES = {
     "Answer": "workbench.answer",
+    "Audit": "workbench.audit",
     "Backtest": "workbench.backtest",
     "Diff": "workbench.comparison",
     "Engine": "workbench.front",

@@ -13,6 +13,8 @@ from typing import Any, TypeVar
 
 import torch
 
+from workbench.answer import Answer
+from workbench.audit import Audit, audit
 from workbench.engine.admission import Opening, SessionSpec
 from workbench.engine.calibrate import calibrate
 from workbench.engine.floor import Floor, weights_bandwidth
@@ -137,6 +139,8 @@ class Engine(StatelessEngine):
             raise CellsExhausted(msg)
         self._sessions: dict[str, Session] = {}
         self._push_locks: dict[Ingest, threading.Lock] = {}
+        self.measured_bandwidth: float | None = None  # once `bandwidth` was asked for
+        self.names_used: set[str] = set()  # of sessions that are open or were
         tokens = Tokens(tokenizer, _eos_ids(decoder.model, tokenizer), template)
         if not speculate:
             limits = dataclasses.replace(limits, draft_questions=0)
@@ -168,8 +172,8 @@ class Engine(StatelessEngine):
             name: how it is called; one open session per name.
             prompt: what the model reads before any row (the system turn of a chat template).
             schema: how rows read, such as "ohlcv"; None writes ``column=value``.
-            cells: its budget in tokens; None takes 16,384, or less if the model or the pool has
-                less.
+            cells: its budget in tokens; None takes 16,384, but at most what the model has
+                positions and half of what the pool has for sessions.
             overflow: what it does when it is full. "error" refuses further rows. "rebuild"
                 computes the latest ``window`` tokens again in the other half of its cells, in
                 idle time, and swaps them in: always exact. "evict" lets the oldest rows go and
@@ -296,6 +300,7 @@ class Engine(StatelessEngine):
     def _opened(self, ingest: Ingest, prompt: str | None, columns: Schema) -> Session:
         session = Session(self, ingest, prompt, columns)
         self._sessions[ingest.name] = session
+        self.names_used.add(ingest.name)
         self.events.emit(SessionOpened(session=ingest.name, budget=ingest.budget,
                                        rows=ingest.now.rows))  # fmt: skip
         self.wake()
@@ -363,6 +368,21 @@ class Engine(StatelessEngine):
             lag_s_p95=percentile(lag, 0.95),
         )  # fmt: skip
 
+    def audit(self, answer: Answer) -> Audit:
+        """Compute an answer again with transformers' own attention and cache, and compare.
+
+        It reads the answer's ``input_ids`` from the beginning, all choices of a closed one after
+        them: what the answer took before there were sessions. Steps of others go on in between.
+        Of a session with ``overflow="evict"`` that has let rows go, it shows what that changes.
+
+        Args:
+            answer: complete, of this engine; of any session, closed ones too, or of `generate`.
+
+        Raises:
+            QuestionError: it is under way, or failed without a token. EngineClosed.
+        """
+        return audit(self, answer)
+
     def holdings(self) -> list[Holding]:
         """Who holds which cells now; cells in several holdings are shared, in none free."""
         return self.call(lambda: holdings(self.core))
@@ -372,15 +392,23 @@ class Engine(StatelessEngine):
         """The bytes that an answer of this model must read."""
         return Floor.of(self.decoder.model, self.decoder.layers.values())
 
-    @functools.cached_property
+    @property
     def bandwidth(self) -> float:
         """Bytes per second at which this machine reads the weights: measured once, when asked for.
 
         The fastest of a few readings, since other programs may slow some of them. It takes as long
         as some ten forwards of one token, between two steps.
         """
-        weights = [weight for weight in self.decoder.model.parameters() if weight.ndim > 1]
-        return self.call(lambda: weights_bandwidth(weights, pick=min))
+        if self.measured_bandwidth is None:
+            self.call(self._measure_bandwidth)
+            assert self.measured_bandwidth is not None
+        return self.measured_bandwidth
+
+    def _measure_bandwidth(self) -> None:
+        """In the engine's thread, so that whoever asks next finds it measured."""
+        if self.measured_bandwidth is None:
+            weights = [weight for weight in self.decoder.model.parameters() if weight.ndim > 1]
+            self.measured_bandwidth = weights_bandwidth(weights, pick=min)
 
     def floor_ms(self, context: int, forwards: int = 1) -> float:
         """The least milliseconds an answer can take: the bytes it must read, at ``bandwidth``.

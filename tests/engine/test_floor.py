@@ -36,7 +36,7 @@ def test_of_experts_and_of_windows_only_what_a_token_needs_counts():
 
 
 def test_a_floor_grows_with_context_and_with_every_forward(engine):
-    engine.__dict__["bandwidth"] = 1e9
+    engine.measured_bandwidth = 1e9
     floor = engine.floor
     assert engine.floor_ms(0) == pytest.approx(floor.weight_bytes / 1e6)
     per_token = floor.kv_bytes_per_token / 1e6
@@ -58,6 +58,19 @@ def test_bandwidth_is_measured_in_the_engines_own_thread(engine, monkeypatch):
     monkeypatch.setattr("workbench.front.weights_bandwidth", measure)
     assert engine.bandwidth > 0 and engine.bandwidth == engine.bandwidth
     assert names == ["workbench"]
+
+
+def test_who_asks_for_the_bandwidth_while_the_engine_is_about_to_measure_waits_for_it(engine):
+    import threading
+
+    busy = threading.Event()
+    engine.post(lambda: busy.wait(10))
+    engine.post(lambda: engine.bandwidth)
+    asking = threading.Thread(target=lambda: engine.floor_ms(100), daemon=True)
+    asking.start()
+    busy.set()
+    asking.join(30)
+    assert not asking.is_alive() and engine.measured_bandwidth > 0
 
 
 def test_weights_that_lie_side_by_side_are_read_as_one():

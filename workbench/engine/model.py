@@ -227,6 +227,12 @@ class Decoder:
         logits: Tensor = out.logits[0]
         return logits
 
+    @contextlib.contextmanager
+    def as_plain(self) -> Iterator[Any]:
+        """The model with transformers' own eager attention; no other engine steps it meanwhile."""
+        with self._using, _plain_attention(self.model), torch.inference_mode():
+            yield self.model
+
     def _survey(self) -> dict[int, LayerShape]:
         _refuse_by_config(self.config)
         survey = _Survey()
@@ -289,12 +295,9 @@ class Decoder:
         branch.grow(num - 15)
         last = Part(branch, 15, ids[15:], range(num - 15))
         got.append(self.forward(Step.of([last], cells, self.device)).float())
-        with _plain_attention(self.model), torch.inference_mode():
-            want = (
-                self.model(input_ids=torch.tensor([ids], device=self.device), use_cache=False)
-                .logits[0]
-                .float()
-            )
+        with self.as_plain() as model:
+            tokens = torch.tensor([ids], device=self.device)
+            want = model(input_ids=tokens, use_cache=False).logits[0].float()
         error = (torch.cat(got) - want).abs().max().item()
         spread = want.std().item()
         # The same sums in another order: a few units in the last place per layer, of values the

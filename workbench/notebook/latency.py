@@ -203,7 +203,7 @@ class LatencyPart:
 
 
 def _has_floor(engine: Engine) -> bool:
-    return "bandwidth" in vars(engine)
+    return engine.measured_bandwidth is not None
 
 
 def _measure_floor(engine: Engine) -> None:
