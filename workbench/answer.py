@@ -33,8 +33,9 @@ class Answer(Completion):
         token_ids, logprobs: the answer's tokens and the model's natural-log probability of each.
         version, position, row: the session's version, tokens and rows it was computed at.
         at: the earlier moment that was asked for, if one was.
-        context: tokens read before the question; of a stateless prompt all but its own words.
-        stateless: whether everything was computed for it alone, without a session's cells.
+        context: tokens read before the question; of a prompt for `Engine.generate` all of its own.
+        stateless: whether it was asked without a session. `Session.ask_stateless` computes
+            everything for it alone, `Engine.generate` all but ``shared_tokens``.
         from_flash: whether it is a flash query's fresh answer, handed over without a forward.
         drafted, accepted: tokens that were guessed from the context, and how many were right.
         shared_tokens: tokens of a stateless prompt that were computed already.

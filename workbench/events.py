@@ -112,8 +112,9 @@ class Answered(Event):
     """A question was answered; times in milliseconds from the ask.
 
     ``drafted`` tokens were guessed, of which ``accepted`` were right. ``context`` tokens were read
-    before the question: computed for it alone where it is ``stateless``, kept ones otherwise. An
-    open question has no ``choices``.
+    before the question: computed for it alone where it is ``stateless``, but for ``shared_tokens``
+    that a prefix of its prompt had already; kept ones otherwise. An open question has no
+    ``choices``.
     """
 
     question: str
@@ -128,6 +129,7 @@ class Answered(Event):
     accepted: int = 0
     stateless: bool = False
     context: int = 0
+    shared_tokens: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -130,10 +130,12 @@ def test_a_session_comes_back_from_its_file_into_a_new_engine(
     for line, said in (
         ("save", "expected [NAME] FILE, got 'nothing'"),
         ("restore", "expected a FILE"),
-        ("restore none", "none"),
+        ("restore none", "No such file or directory: 'none'"),
+        ("restore .", "%stateful restore: "),
+        ("save btc nowhere/file", "%stateful save: nowhere is no folder"),
         ("restore with", "session 'btc' is open"),
     ):
-        with pytest.raises((wb.WorkbenchError, OSError), match=re.escape(said)):
+        with pytest.raises(wb.WorkbenchError, match=re.escape(said)):
             opened.run(f"%stateful {line}")
     opened.run("%stateful close --all")
     back = opened.run("%stateful restore with")
@@ -294,6 +296,9 @@ def test_a_closed_session_is_not_found(opened, engine):
             opened.run(f"%stateful {line}")  # eth is not asked in its place
     asked = opened.run("%stateful ask eth btc went up? --max-tokens 1")
     assert asked.question == "btc went up?" and eth.flash_queries == []
+    engine.open("gold", cells=200).close()  # no magic has seen it
+    with pytest.raises(OptionsError, match="session 'gold' is closed; open it again"):
+        opened.run("%stateful ask gold Is it up?")
 
 
 def test_with_no_engine_the_help_is_to_open_one(ip):

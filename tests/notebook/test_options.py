@@ -28,6 +28,8 @@ def test_a_question_keeps_its_apostrophes_and_may_be_quoted():
         "ask", "btc", "What's the last close?"
     )
     assert parse_line('ask btc "Is it up?"', {"btc"}).text == "Is it up?"
+    assert parse_line("ask btc 'What's up?'", {"btc"}).text == "What's up?"
+    assert parse_line("ask btc 'BTC' or 'ETH'", {"btc"}).text == "'BTC' or 'ETH'"
 
 
 def test_a_question_without_a_name_is_for_the_session_used_last():
@@ -42,6 +44,7 @@ def test_options_may_stand_anywhere_in_a_question():
 def test_two_dashes_end_the_options():
     assert parse_line("ask btc -- what is --choices", {"btc"}).text == "what is --choices"
     assert parse_line("ask btc Up? --", {"btc"}).text == "Up?"
+    assert parse_line("ask btc -- Above {x}?", {"btc"}, {"x": 7}).text == "Above 7?"
 
 
 def test_a_mistyped_session_does_not_become_part_of_the_question():
@@ -152,6 +155,7 @@ def test_a_cell_is_a_question():
 def test_a_cell_of_rows_or_flash_queries_has_lines():
     assert parse_cell("btc --push", "a {x}\n\nb\n", {"x": 1}).lines == ("a {x}", "b")
     assert parse_cell("--flash", "a {x}?\n  \nb?", {"x": 1}).lines == ("a 1?", "b?")
+    assert parse_cell("btc --push", "a\u2028b\x0cc\nd").lines == ("a\u2028b\x0cc", "d")
 
 
 @pytest.mark.parametrize(
@@ -168,6 +172,15 @@ def test_names_in_braces_are_expanded_and_unknown_ones_stay(text, expanded):
 
 def test_options_are_expanded_too():
     assert parse_line("open a --cells {n}", names={"n": 64}).cells == 64
+
+
+@pytest.mark.parametrize("labels", [["up", "down, or so"], ("up", "down, or so")])
+def test_choices_may_be_a_list(labels):
+    asked = parse_line("ask a Up? --choices {labels}", {"a"}, {"labels": labels})
+    assert asked.choices == ("up", "down, or so")
+    with pytest.raises(OptionsError, match="two or more different answers"):
+        parse_line("ask a Up? --choices {labels}", {"a"}, {"labels": labels[:1]})
+    assert parse_line("ask a Up? --choices [a,b]", {"a"}).choices == ("[a", "b]")
 
 
 @pytest.mark.parametrize(

@@ -47,6 +47,10 @@ def test_only_a_session_that_ends_when_full_alarms(overflow, tokens, full, filli
 def test_many_sessions_are_cut_short():
     state = monitor_state(LINE, [row(str(i)) for i in range(SHOWN + 10)])
     assert len(state["rows"]) == SHOWN and state["more"] == 10
+    quiet = [row(str(i)) for i in range(SHOWN + 10)]
+    loud = row("loud", dropped=3)
+    names = [shown["name"] for shown in monitor_state(LINE, [*quiet, loud])["rows"]]
+    assert len(names) == SHOWN and names[-1] == "loud" and names[:3] == ["0", "1", "2"]
 
 
 def test_it_follows_an_engine(stepped, run_dry):

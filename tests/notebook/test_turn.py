@@ -52,6 +52,17 @@ def test_an_answer_is_drawn_as_it_comes_and_once_more_at_its_end():
     assert canvas.pictures[-1] == ("up", True)
 
 
+def test_a_turn_that_nobody_awaited_waits_when_it_is_shown(engine):
+    s, canvas = engine.open("a"), Canvas()
+    s.push("row one")
+    turn = Turn(s.ask_start("Up?", max_tokens=3), canvas)
+    turn._ipython_display_()
+    assert turn.done and canvas.pictures[-1] == (turn.value.text, True)
+    wrong = Turn(s.ask_start("Up?", at=9))
+    with pytest.raises(QuestionError, match="at=row 9"):
+        wrong._ipython_display_()
+
+
 def test_result_gives_the_answer_and_raises_its_error(engine):
     s = engine.open("a")
     s.push("row one")
@@ -244,6 +255,7 @@ CALL = "get_ipython().run_line_magic('stateful', 'list')"
         (f"x = {CALL}", f"x = await {CALL}"),
         (f"for i in x:\n    {CALL}", f"for i in x:\n    await {CALL}"),
         (f"é = 'ü'; y = {CALL}", f"é = 'ü'; y = await {CALL}"),
+        (f't = """a\u2028b\x0cc"""\ny = {CALL}', f't = """a\u2028b\x0cc"""\ny = await {CALL}'),
         (f"def f():\n    return {CALL}", None),
         (f"f = lambda: {CALL}", None),
         (f"await {CALL}", None),

@@ -395,5 +395,5 @@ def answered(answer: Answer) -> Answered:
         queue_ms=answer.queue_ms, ttft_ms=answer.ttft_ms, total_ms=answer.total_ms,
         num_tokens=len(answer.token_ids), from_flash=answer.from_flash,
         choices=tuple(answer.probabilities), drafted=answer.drafted, accepted=answer.accepted,
-        stateless=answer.stateless, context=answer.context,
+        stateless=answer.stateless, context=answer.context, shared_tokens=answer.shared_tokens,
     )  # fmt: skip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -108,8 +109,17 @@ def one_of(*values: str) -> Read:
     return read
 
 
+def _listed(text: str) -> tuple[str, ...]:
+    """Texts of a list, as ``--choices {labels}`` writes one; none if it is no list of texts."""
+    try:
+        found = ast.literal_eval(text) if text[:1] in ("[", "(") else ()
+    except (SyntaxError, ValueError):
+        return ()
+    return tuple(found) if all(isinstance(choice, str) for choice in found) else ()
+
+
 def _choices(where: str, text: str) -> tuple[str, ...]:
-    choices = tuple(choice.strip() for choice in text.split(","))
+    choices = _listed(text) or tuple(choice.strip() for choice in text.split(","))
     if len(set(choices)) < 2 or len(set(choices)) != len(choices) or not all(choices):
         msg = f"{where}: expected two or more different answers, such as up,down, got {text!r}"
         raise OptionsError(msg)
@@ -284,7 +294,7 @@ COMMANDS: dict[str, Command] = {
     "stream": Command(
         "NAME EXPRESSION", "Push a whole source in the background.",
         (RATE, SPEED, EVERY_TICK,
-         Option("--end", "ends", "", "instead: end the streams that magics began into NAME",
+         Option("--end", "ends", "", "instead: end all streams into NAME, Python's too",
                 is_keyword=False)),
         example="%stateful stream btc bars --rate 100 --every 2",
         python="feed = s.stream(bars, rate=100, every=2)",

@@ -17,6 +17,7 @@ from IPython.core.getipython import get_ipython
 from workbench.front import Engine, current_engine
 from workbench.notebook.commands import CELL, COMMANDS, Option
 from workbench.notebook.options import excluded
+from workbench.notebook.turn import Turn
 from workbench.session import Session
 from workbench.streams.frames import is_frame
 
@@ -215,6 +216,8 @@ def _likeliest(names: Mapping[str, Any]) -> list[str]:
     """Names of variables: frames, lists and dicts first, and none that is surely no data."""
 
     def place(value: Any) -> int:
+        if isinstance(value, Turn):  # which would wait to say what it has
+            return 3
         if is_frame(value):
             return 0
         if isinstance(value, (list, tuple)):

@@ -314,6 +314,8 @@ def _numbers(answer: Answer) -> list[str]:
         numbers.append(f"confidence {answer.confidence:.2f}")
     if answer.stateless:
         numbers.append(f"stateless, {answer.context:,} tokens" if answer.context else "stateless")
+        if answer.shared_tokens:
+            numbers.append(f"{answer.shared_tokens:,} of them computed before")
     elif answer.at is not None:
         numbers += [_as_of(answer), f"version {answer.version:,}, {answer.position:,} tokens"]
     elif answer.position >= 0:

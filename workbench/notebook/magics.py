@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -117,7 +118,7 @@ class StatefulMagics(Magics):
             options = parse_cell(line, cell, names)
         else:
             sessions = engine.sessions if engine is not None else {}
-            self._seen.update(sessions)
+            self._seen.update(sessions, engine.names_used if engine is not None else ())
             options = parse_line(line, sessions, names, self._seen.difference(sessions))
         return self._call(options, engine, names)
 
@@ -157,7 +158,8 @@ class StatefulMagics(Magics):
             case "use":
                 return Turn(session)
             case "save":
-                return Turn(session.save(options.text, **options.keywords()))
+                with _files("save"):
+                    return Turn(session.save(options.text, **options.keywords()))
             case "fork":
                 return Turn(self._new(options.text, options, session.engine, session.fork))
             case "close":
@@ -183,17 +185,22 @@ class StatefulMagics(Magics):
             raise
 
     def _open(self, options: StatefulOptions, engine: Engine | None) -> Session:
-        engine = self._engine(options, engine)
         if options.command == "restore":
-            return self._new(options.text, options, engine, engine.restore)
+            with _files("restore"):
+                Path(options.text).open("rb").close()  # before a model is loaded for it
+            engine = self._engine(options, engine)
+            with _files("restore"):
+                return self._new(options.text, options, engine, engine.restore)
+        engine = self._engine(options, engine)
         assert options.session is not None
         return self._new(options.session, options, engine, engine.open)
 
     def _engine(self, options: StatefulOptions, engine: Engine | None) -> Engine:
         """The engine that is open, or one of the model asked for."""
         if engine is None:
+            _held[:] = [held for held in _held if not held.closed]  # whose memory this one may need
             engine = Engine(options.model)
-            _held[:] = [*(held for held in _held if not held.closed), engine]
+            _held.append(engine)
         elif options.model is not None and not _runs(engine, options.model):
             msg = (
                 f"an engine with model {engine.model_name!r} is open, and --model asks for "
@@ -368,6 +375,15 @@ def _value(command: str, expression: str, names: dict[str, Any], read: Any) -> A
         said = _one_line(error)
         msg = f"%stateful {command}: {expression!r} raised {type(error).__name__}: {said}"
         raise OptionsError(msg) from error
+
+
+@contextlib.contextmanager
+def _files(command: str) -> Iterator[None]:
+    """What is wrong with a file is one line, as all else is."""
+    try:
+        yield
+    except OSError as error:
+        raise OptionsError(f"%stateful {command}: {_one_line(error)}") from error
 
 
 def _flash(session: Session, question: str, options: StatefulOptions) -> FlashQuery:

@@ -12,10 +12,11 @@ COLOURS = ("#2a82c9", "#d97a0a", "#0f9b77", "#b765a3", "#8a7a1f", "#3aa0c0")
 QUIET = "#7f868e"
 ALARM = "#d9503f"
 
-INK = "var(--jp-ui-font-color1, #24292f)"
-FAINT = "var(--jp-ui-font-color2, #6b7280)"
-LINE = "var(--jp-border-color2, #c9ccd1)"
-FILL = "var(--jp-layout-color2, #eceef0)"
+# JupyterLab's own, or what can be read on any ground.
+INK = "var(--jp-ui-font-color1, inherit)"
+FAINT = f"var(--jp-ui-font-color2, {QUIET})"
+LINE = "var(--jp-border-color2, rgba(127, 134, 142, 0.4))"
+FILL = "var(--jp-layout-color2, rgba(127, 134, 142, 0.15))"
 
 
 def text(value: object) -> str:

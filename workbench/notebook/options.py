@@ -199,7 +199,8 @@ def parse_cell(line: str, cell: str, names: Mapping[str, Any] | None = None) -> 
         what = {"push": "rows", "flash": "questions"}.get(mode, "a question")
         msg = f"%%stateful: the cell is empty; expected {what} below the first line"
         raise OptionsError(msg)
-    lines = [x for x in text.splitlines() if x.strip()] if f"--{mode}" in _LINES else []
+    # Not splitlines, which cuts rows of text at characters that are no line's end to a notebook.
+    lines = [x for x in text.split("\n") if x.strip()] if f"--{mode}" in _LINES else []
     session = words[0] if words else None
     given = _by_key(CELL, {name: chosen[name] for name in chosen if name not in _LINES})
     return StatefulOptions(mode, session, text.strip(), tuple(lines), **given)
@@ -301,7 +302,9 @@ def _question(
         raise OptionsError(msg)
     text = " ".join(words)
     if len(text) > 1 and text[0] == text[-1] and text[0] in "\"'":
-        text = text[1:-1]
+        begins_or_ends_a_word = rf"(?<!\w){text[0]}|{text[0]}(?!\w)"
+        if not re.search(begins_or_ends_a_word, text[1:-1]):  # one pair around all of it
+            text = text[1:-1]
     if not text.strip():
         msg = f"%stateful {command}: the question is empty; expected [NAME] and its words"
         raise OptionsError(msg)
@@ -351,7 +354,7 @@ def _split(
         word, at = found[1], found.end()
         written = _OPTION.match(word)
         if word == "--":  # what follows are words, whatever they look like
-            words += line[at:].split()
+            words += [expand(each, names) for each in line[at:].split()]
             break
         if written is None:
             words.append(expand(word, names))

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from workbench.front import Engine
 
-KINDS = ("ask", "choice", "flash hit", "flash", "stateless")
+KINDS = ("ask", "choice", "flash hit", "flash", "stateless", "prefix hit")
 KEPT_POINTS = 3000  # of each kind; older ones leave
 KEPT_PAST = 200  # earlier answers of a flash query that a new log begins with
 
@@ -27,8 +27,9 @@ class Point:
     """One answer in the plot of latency against context.
 
     ``kind``: "ask", "choice" (an ask with choices: one forward), "flash hit" (an ask served without
-    a forward), "flash" (an evaluation in the background) or "stateless" (all tokens computed for
-    it). ``context`` counts tokens; times are milliseconds, ``ttft_ms`` is nan for "flash".
+    a forward), "flash" (an evaluation in the background), "stateless" (all tokens computed for it)
+    or "prefix hit" (a prompt without a session, part of which was computed already). ``context``
+    counts tokens; times are milliseconds, ``ttft_ms`` is nan for "flash".
     """
 
     time: float
@@ -47,10 +48,11 @@ class Point:
         name = answer.session_name if isinstance(answer, Answer) else answer.session
         closed = answer.choices if isinstance(answer, Answered) else answer.choice is not None
         kind = "flash hit" if answer.from_flash else "choice" if closed else "ask"
+        if answer.stateless:
+            kind = "prefix hit" if answer.shared_tokens else "stateless"
         return cls(
-            answer.time, name or "", "stateless" if answer.stateless else kind, answer.context,
-            answer.ttft_ms, answer.total_ms,
-        )  # fmt: skip
+            answer.time, name or "", kind, answer.context, answer.ttft_ms, answer.total_ms
+        )
 
 
 class PointLog:
@@ -100,8 +102,9 @@ def latency_frame(
     """One row per answer: ``time session kind context ttft_ms total_ms floor_ms``.
 
     ``kind`` is "ask", "choice" (an ask with choices, scored in one forward), "flash hit" (an ask
-    that a flash query had answered already), "flash" (an evaluation in the background) or
-    "stateless" (everything was computed for it); ``context`` counts tokens. ``floor_ms`` is the
+    that a flash query had answered already), "flash" (an evaluation in the background),
+    "stateless" (everything was computed for it) or "prefix hit" (of `Engine.generate`, which found
+    part of its prompt computed; not drawn); ``context`` counts tokens. ``floor_ms`` is the
     least that one forward over the context can take on this machine, null without an engine. Add
     columns ``stateless_ms`` and ``warm_cache_ms`` to have `latency_figure` draw what peers took.
 

@@ -57,9 +57,16 @@ def monitor_state(line: EngineLine, rows: Sequence[SessionRow]) -> dict[str, Any
             "ingest_rate": round(line.ingest_rate), "step_rate": round(line.step_rate, 1),
             "answers": line.answers, "flash_hits": line.flash_hits,
         },
-        "rows": [_session(row) for row in rows[:SHOWN]],
+        "rows": [_session(row) for row in _first(rows)],
         "more": max(0, len(rows) - SHOWN),
     }  # fmt: skip
+
+
+def _first(rows: Sequence[SessionRow]) -> list[SessionRow]:
+    """As many as are shown, in their order; what needs a look is among them."""
+    rows = list(rows)
+    chosen = sorted(range(len(rows)), key=lambda i: not (rows[i].detail or rows[i].dropped))
+    return [rows[i] for i in sorted(chosen[:SHOWN])]
 
 
 def _session(row: SessionRow) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import asyncio
 import contextlib
+import io
 import sys
 import time
 from collections.abc import Generator
@@ -145,11 +146,9 @@ class Turn(Generic[T]):
         return getattr(self.result(), name)
 
     def _ipython_display_(self) -> None:
-        """As the value looks, if it is complete."""
-        if not self.done:
-            display({"text/plain": repr(self)}, raw=True)
-        elif self.value is not None:
-            display(self.value)
+        """As the value looks, once it is complete: nobody awaits one in the cell that loads us."""
+        if (value := self.result()) is not None:
+            display(value)
 
     def __repr__(self) -> str:
         """The value's own, once it is complete."""
@@ -182,7 +181,7 @@ def add_await(lines: list[str]) -> list[str]:
     calls = _Calls()
     calls.visit(tree)
     words = b".result()" if _inside_a_cell() else b"await "
-    out = source.splitlines(keepends=True)
+    out = io.StringIO(source, newline="\n").readlines()  # lines as the tree counts them
     for begin, end in sorted(calls.spots, reverse=True):
         row, column = end if words == b".result()" else begin
         line = out[row].encode()  # the tree counts columns in bytes

@@ -27,7 +27,9 @@ class StepLimits:
         ingest_floor: tokens of ingestion that even such a step has room for: it never stands still.
         quantum: tokens a session may take per turn, and the most of a question that is not put off.
         flash_share: tokens kept for flash queries when ingestion could fill the whole step.
-        draft_questions: guess tokens only while at most so many questions are under way; 0: never.
+        draft_questions: guess tokens from the context only while at most so many questions are
+            under way; 0: never, nor from the same question's last answer, which is guessed from
+            whoever else asks.
     """
 
     tokens: int = 256
