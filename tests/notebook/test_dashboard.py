@@ -9,6 +9,7 @@ from ipywidgets.widgets.widget import _instances
 import workbench as wb
 from workbench import notebook
 from workbench.errors import EngineClosed, QuestionError
+from workbench.notebook import dashboard as dashboards
 from workbench.notebook.dashboard import PARTS, Dashboard
 
 TABLES = ("sessions", "flash")
@@ -161,6 +162,27 @@ def test_showing_it_again_closes_the_one_before(shown):
     first, other = shown(wb.dashboard, TABLES), shown(wb.dashboard, ("flash",))
     second = shown(wb.dashboard, TABLES)
     assert first.closed and not second.closed and not other.closed
+
+
+def test_running_its_cell_again_closes_it_whatever_it_shows(shown, monkeypatch):
+    class Shell:
+        def __init__(self, cell, run):
+            self.parent = {"metadata": {"cellId": cell}, "header": {"msg_id": run}}
+
+        def get_parent(self):
+            return self.parent
+
+    def run(cell, run):
+        monkeypatch.setattr(dashboards, "get_ipython", lambda: Shell(cell, run))
+
+    run("a", "1")
+    first, beside = shown(), shown(notebook.flash_board)
+    run("b", "2")
+    elsewhere = shown(notebook.cell_map)
+    assert not (first.closed or beside.closed)
+    run("a", "3")
+    again = shown(notebook.session_monitor)
+    assert first.closed and beside.closed and not (elsewhere.closed or again.closed)
 
 
 def test_close_ends_its_thread_and_may_come_twice(shown, engine):

@@ -156,6 +156,11 @@ def test_words_are_handed_over_as_words(stepped, run_dry):
 def test_many_queries_are_cut_short():
     state = board_state({i: row() for i in range(SHOWN + 10)}, ["btc"], {})
     assert len(state["rows"]) == SHOWN and state["more"] == 10
+    numbers = [line["id"] for line in state["rows"]]
+    assert numbers == list(range(10, SHOWN + 10))
+    failing = {i: row(error="no" if i == 3 else "") for i in range(SHOWN + 10)}
+    numbers = [line["id"] for line in board_state(failing, ["btc"], {})["rows"]]
+    assert numbers == [3, *range(11, SHOWN + 10)]
 
 
 def test_it_keeps_its_last_picture_of_an_engine_that_was_closed(part, stepped):

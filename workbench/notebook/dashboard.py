@@ -7,9 +7,10 @@ import weakref
 from collections import deque
 from collections.abc import Sequence
 from importlib import import_module
-from typing import Any
+from typing import Any, NamedTuple
 
 import ipywidgets as widgets
+from IPython.core.getipython import get_ipython
 
 from workbench.errors import EngineClosed, QuestionError, warn
 from workbench.events import Event
@@ -32,6 +33,14 @@ _HOMES = {
 PARTS = tuple(_HOMES)
 _HALVES = {"cells", "steps"}  # stand side by side where there is room
 
+
+class _Place(NamedTuple):
+    """A notebook's cell, and which run of it; empty where the front end does not say."""
+
+    cell: str
+    run: str
+
+
 # What is open, by engine and by parts: showing the same again closes the earlier one.
 _open: weakref.WeakKeyDictionary[Engine, dict[tuple[str, ...], Dashboard]] = (
     weakref.WeakKeyDictionary()
@@ -43,7 +52,7 @@ def dashboard(engine: Engine | None = None, parts: Sequence[str] = PARTS) -> Das
 
     Shown as a cell's last value. It updates itself, also while no cell runs and while a cell
     awaits; a cell that blocks holds up nothing either. Calling it again for the same engine and
-    parts closes the one before, and ``close()`` ends it.
+    parts closes the one before, as does running its cell again, and ``close()`` ends it.
 
     Args:
         engine: None takes the one that was opened last.
@@ -64,8 +73,11 @@ def dashboard(engine: Engine | None = None, parts: Sequence[str] = PARTS) -> Das
         msg = "there is no open engine to show; open one with engine = wb.Engine()"
         raise EngineClosed(msg)
     shown = _open.setdefault(engine, {})
-    if names in shown:
-        shown[names].close()
+    here = _place()
+    for parts_before, box in list(shown.items()):
+        again = here.cell and here.cell == box.place.cell and here.run != box.place.run
+        if again or parts_before == names:
+            box.close()
     shown[names] = Dashboard(engine, [_part(name) for name in names])
     return shown[names]
 
@@ -107,6 +119,7 @@ class Dashboard(widgets.VBox):
         """Show it as it is now, and begin to follow it."""
         self._engine = weakref.ref(engine)
         self._name = engine.model_name
+        self.place = _place()
         self._slots = [_Slot(part) for part in parts]
         self._events: deque[Event] = deque(maxlen=QUEUE)
         self._end_note = _note()
@@ -216,6 +229,14 @@ class _Slot:
         if type(error).__name__ not in self._reported:  # the same would come again at every beat
             self._reported.add(type(error).__name__)
             warn(f"the dashboard's part {self.part.name!r} could not be drawn: {error!r}")
+
+
+def _place() -> _Place:
+    shell = get_ipython()
+    ask = getattr(shell, "get_parent", dict)  # a notebook's shell has it
+    parent: dict[str, Any] = ask()
+    cell = parent.get("metadata", {}).get("cellId", "")
+    return _Place(str(cell), str(parent.get("header", {}).get("msg_id", "")))
 
 
 def _part(name: str) -> Part:

@@ -99,9 +99,14 @@ def add(engine: Engine, form: dict[str, Any]) -> str:
 def board_state(
     rows: dict[int, FlashRow], sessions: Sequence[str], added: dict[str, str]
 ) -> dict[str, Any]:
-    """What `flash_board.js` draws: queries by id, and what became of the form sent last."""
+    """What `flash_board.js` draws: queries by id, and what became of the form sent last.
+
+    Where there are too many for a table, those that fail are in it, then those registered last.
+    """
+    needed = sorted(rows, key=lambda number: (not rows[number].error, -number))
+    chosen = set(needed[:SHOWN])
     return {
-        "rows": [_row(number, row) for number, row in itertools.islice(rows.items(), SHOWN)],
+        "rows": [_row(number, row) for number, row in rows.items() if number in chosen],
         "more": max(0, len(rows) - SHOWN),
         "sessions": list(sessions),
         "added": dict(added),
