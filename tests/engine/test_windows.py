@@ -298,6 +298,74 @@ def test_what_stays_keeps_its_positions():
         model.set_attn_implementation("workbench")
 
 
+def with_starts(model, ids, head, starts):
+    """Plain logits where token ``i`` sees ``head``, and itself from ``head + starts[i]`` on."""
+    at = torch.arange(len(ids))
+    rows = at[None] >= head + torch.tensor(starts)[:, None]
+    seen = (at[None] <= at[:, None]) & ((at[None] < head) | rows) | torch.eye(len(ids)).bool()
+    near = at[:, None] - at[None] < (getattr(model.config, "sliding_window", None) or len(ids))
+    masks = {"full_attention": seen, "sliding_attention": seen & near}
+    masks = {kind: torch.zeros(mask.shape).masked_fill(~mask, -torch.inf)[None, None]
+             for kind, mask in masks.items()}  # fmt: skip
+    layered = model.config.model_type == "gemma2"
+    model.set_attn_implementation("eager")
+    with torch.inference_mode():
+        mask = masks if layered else masks["full_attention"]
+        logits = model(torch.tensor([ids]), attention_mask=mask, use_cache=False).logits
+    model.set_attn_implementation("workbench")
+    return logits[0].float()
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma2"])
+def test_whatever_was_computed_saw_the_rows_that_were_there_then(make_engine, family):
+    """Answers after many evictions, by plain transformers over every row there ever was.
+
+    A row that left is seen by the rows computed before, through whose keys it lasts.
+    """
+    engine = make_engine(family, start=False, cells=1024, limits=StepLimits(tokens=24))
+    model = engine.decoder.model
+    session = engine.open("s", prompt=PROMPT, cells=120, overflow="evict")
+    head, sequence = engine.tokens.head(PROMPT), session.ingest.sequence
+    log, starts = list(head), [0] * len(head)
+    answers = []
+
+    def step() -> bool:
+        more = engine.step()
+        new = sequence.length - len(log)
+        log.extend(session.token_ids[len(session.token_ids) - new :] if new else [])
+        starts.extend([sequence.gap] * new)
+        check_books(engine)
+        return more
+
+    for number in range(60):
+        session.push([row(2 * number), row(2 * number + 1)])
+        if number % 3 == 2:
+            answers.append(session.ask_start("what?", max_tokens=3, fresh=number % 2 == 0))
+        for _ in range(number % 3):
+            step()
+        poison_free_cells(engine)
+    while step():
+        pass
+    asked = engine.tokens.question("what?")
+    assert sequence.gap > 6 * 120 and len(answers) == 20
+    moved = 0.0
+    for answer in answers:
+        shown = len(answer.input_ids) - len(asked)
+        gap, at = answer.position - shown, answer.position
+        assert answer.input_ids == [*head, *log[len(head) + gap : at], *asked]
+        ids = [*log[:at], *asked, *answer.token_ids]
+        told = starts[:at] + [gap] * (len(ids) - at)
+        got = torch.tensor(answer.logprobs)
+        want, forgot = (
+            torch.log_softmax(with_starts(model, ids, len(head), s), -1)[at + len(asked) - 1 : -1]
+            .gather(1, torch.tensor(answer.token_ids)[:, None]).flatten()
+            for s in (told, [gap] * len(ids))
+        )  # fmt: skip
+        assert torch.allclose(got, want, rtol=0, atol=BOUND)
+        moved = max(moved, (got - forgot).abs().max().item())
+    assert moved > 100 * BOUND  # had the rows that left been gone at once, that would show
+
+
 def test_evicting_ends_where_the_models_positions_do(make_engine):
     engine = make_engine(model=tiny_model(max_position_embeddings=200), start=False)
     session = engine.open("s", cells=100, overflow="evict")
