@@ -1,5 +1,7 @@
 """Steps in one compiled call: as transformers' own modules, for every known build."""
 
+import math
+
 import pytest
 import torch
 from transformers import LlamaConfig
@@ -11,7 +13,8 @@ from workbench.cells.tensors import CellTensors
 from workbench.engine.batch import Part, Step
 from workbench.engine.compiled import Angles, CompiledSteps
 from workbench.engine.model import Decoder
-from workbench.testing import assert_recomputes, run_until_idle, tiny_model
+from workbench.scheduler.scheduler import StepLimits
+from workbench.testing import assert_recomputes, poison_free_cells, run_until_idle, tiny_model
 from workbench_kernels import native
 from workbench_kernels.native import layers
 
@@ -113,6 +116,51 @@ def test_answers_of_an_engine_recompute(make_engine):
     run_until_idle(engine)
     for answer in answers:
         assert_recomputes(engine.decoder.model, answer, 0.3)
+
+
+def chances(make_engine, family, dtype, compiled):
+    """Log-chances of choices asked of sessions of all kinds: windows, forks, an earlier moment."""
+    model = tiny_model(family, dtype=dtype, **(SIZES | BUILDS[family]))
+    limits = StepLimits(tokens=48)
+    engine = make_engine(model=model, start=False, cells=4096, limits=limits)
+    if not compiled:
+        engine.decoder.compiled = None
+    assert (engine.decoder.compiled is not None) == compiled
+    windows = {
+        "rebuild": {"cells": 150, "window": 60}, "evict": {"cells": 120}, "error": {"cells": 300},
+    }  # fmt: skip
+    sessions = [
+        engine.open(how, prompt="You watch.", overflow=how, **options)
+        for how, options in windows.items()
+    ]
+    answers = []
+    for i in range(20):
+        for session in sessions:
+            session.push(f"{i}: {'abcdefghij'[i % 7 :]}")
+            if i % 4 == 3:
+                answers.append(session.ask_start("which?", choices=["up", "down", "neither"]))
+        for _ in range(i % 3):
+            engine.step()
+        if i == 9:
+            run_until_idle(engine)
+            sessions.append(sessions[2].fork("fork"))
+        poison_free_cells(engine)
+    run_until_idle(engine)
+    answers.append(sessions[2].ask_start("which?", choices=["up", "down"], at=5))
+    run_until_idle(engine)
+    assert engine.stats().rebuilds and sessions[1].ingest.sequence.gap
+    return torch.tensor([math.log(p) for answer in answers for p in answer.probabilities.values()])
+
+
+@pytest.mark.parametrize("family", BUILDS)
+def test_engines_of_either_kind_choose_with_the_same_chances(make_engine, family):
+    got = chances(make_engine, family, torch.bfloat16, True)
+    own = chances(make_engine, family, torch.bfloat16, False)
+    exact = chances(make_engine, family, torch.float32, False)
+    assert torch.isfinite(got).all() and len(got) > 50
+    rounding = (own - exact).abs()
+    assert (got - own).abs().mean() < 0.1 * rounding.mean()
+    assert (got - exact).abs().max() <= 1.5 * rounding.max()
 
 
 def test_a_row_of_a_long_step_is_computed_as_in_short_ones():
