@@ -1,6 +1,7 @@
 """Cells have their memory before they are written: which, in what order; nothing changes."""
 
 import platform
+import threading
 from pathlib import Path
 
 import pytest
@@ -26,8 +27,7 @@ class Noted:
 
 
 def finish(warmer):
-    if warmer._thread is not None:
-        warmer._thread.join(timeout=30)
+    assert warmer.wait(timeout=30)
     assert warmer._thread is None
 
 
@@ -53,6 +53,22 @@ def test_the_cells_of_rows_come_before_those_of_questions():
     warmer.want(2 * PIECE, 10)
     finish(warmer)
     assert cells.spans == [(0, PIECE), (PIECE, 2 * PIECE), (CELLS - 10, CELLS)]
+
+
+def test_whoever_waits_waits_until_all_of_it_is_there():
+    class Slow(Noted):
+        def populate(self, start, end):
+            go.wait(timeout=30)
+            super().populate(start, end)
+
+    go, cells = threading.Event(), Slow()
+    warmer = Warmer(cells, CELLS)
+    assert warmer.wait()  # nothing is wanted
+    warmer.want(3 * PIECE, 1)
+    assert not warmer.wait(timeout=0.01)
+    go.set()
+    assert warmer.wait(timeout=30)
+    assert (warmer.low, warmer.high) == (3 * PIECE, CELLS - 1)
 
 
 def test_few_bytes_are_not_worth_a_thread_and_a_closed_engine_needs_none():

@@ -39,6 +39,13 @@ class Warmer:
             self._thread = threading.Thread(target=self._work, name="workbench-memory", daemon=True)
             self._thread.start()
 
+    def wait(self, timeout: float | None = None) -> bool:
+        """Until all that is wanted has its memory, or so many seconds; false if some has not."""
+        thread = self._thread
+        if thread is not None:
+            thread.join(timeout)
+        return thread is None or not thread.is_alive()
+
     def close(self) -> None:
         """Populate no more, once the piece that is under way is done; returns at once."""
         self._closed = True

@@ -86,6 +86,7 @@ class StepEngine:
                 target=_run, args=(weakref.ref(self), self._wake), name="workbench", daemon=True
             )
             self._thread.start()
+            self.core.warmer.want(1, watermark)  # the first large page of each plane at least
             atexit.register(_close, weakref.ref(self))
 
     # The map.

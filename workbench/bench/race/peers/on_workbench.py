@@ -40,6 +40,7 @@ class Sessions(Peer):
         self._parse = schema_for(self._schema).parse
         self._rows: list[Any] = []
         self._base = self._open("base")
+        self._engine.core.warmer.wait()  # others too find memory for all cells before they begin
         self._session = self._base
         self._flash: Any = None
         self._standing: list[Any] = []
