@@ -139,6 +139,25 @@ def test_a_backtest_figure_draws_chances_and_what_was_right():
     assert "right, 1 of 1" in drawn(backtest_figure(unknown))
 
 
+OPEN = TESTED.select("row", "text", confidence=pl.lit(1.0))
+
+
+def test_truth_is_compared_as_rows_print_it():
+    said = OPEN.with_columns(text=pl.Series(["99.940", "100", "none"]))
+    for truth in ([99.94, 100.0, 3.0], [99.940004, 100, 3]):
+        shown = drawn(backtest_figure(said.with_columns(truth=pl.Series(truth, strict=False))))
+        assert "right, 2 of 3" in shown
+    said = OPEN.with_columns(text=pl.Series(["True", "false", "True"]))
+    assert "right, 2 of 3" in drawn(
+        backtest_figure(said.with_columns(truth=pl.Series([True, False, False])))
+    )
+
+
+def test_a_joined_column_is_no_choice():
+    joined = TESTED.with_columns(p_close=pl.Series([100.0, 101.0, 102.0]), p_name=pl.lit("x"))
+    assert set(drawn(backtest_figure(joined))) == {"up", "down"}
+
+
 def test_a_real_backtest_is_drawn(engine):
     s = engine.open("btc", cells=400)
     s.push(["one", "two", "three", "four"]).wait(60)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from decimal import Decimal
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from workbench.notebook.cell_panel import cells_frame, line_length
@@ -10,6 +11,7 @@ from workbench.notebook.live_figure import live_figure
 from workbench.notebook.markup import ALARM, COLOURS, QUIET
 from workbench.notebook.points import latency_frame
 from workbench.notebook.timeline import PHASES, shares_frame, steps_frame
+from workbench.streams.texts import price_text
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -102,7 +104,7 @@ def history_figure(frame: pl.DataFrame, *, height: int = 280) -> go.Figure:
     """
     import plotly.graph_objects as go
 
-    chances = [name for name in frame.columns if name.startswith("p_")] or ["confidence"]
+    chances = [name for name in frame.columns if _is_chance(frame, name)] or ["confidence"]
     traces = [_chances(frame, name, index) for index, name in enumerate(chances)]
     layout = _layout(height, "rows of data", "probability")
     layout["yaxis"]["range"] = [-0.03, 1.03]
@@ -113,7 +115,8 @@ def backtest_figure(frame: pl.DataFrame, *, height: int = 280) -> go.Figure:
     """A back-test's answers against the rows they were asked as of: each choice's probability.
 
     With a column ``truth`` (joined on ``row``), a line of marks above says where the answer was
-    right; rows whose truth is null are neither.
+    right; rows whose truth is null are neither. Numbers are compared as rows print them, to five
+    digits, and true and false in whatever case; any other truth is the answer's own text.
 
     Args:
         frame: a `Backtest`'s ``frame``.
@@ -125,7 +128,7 @@ def backtest_figure(frame: pl.DataFrame, *, height: int = 280) -> go.Figure:
     if "truth" not in frame.columns:
         return figure
     told = frame.drop_nulls("truth")
-    right = pl.col("text").str.strip_chars() == pl.col("truth").cast(pl.String)
+    right = pl.Series(map(_is_right, told["text"], told["truth"]), dtype=pl.Boolean)
     top = 1.12
     for name, rows, colour, symbol in (
         ("right", told.filter(right), COLOURS[2], "circle"),
@@ -141,6 +144,25 @@ def backtest_figure(frame: pl.DataFrame, *, height: int = 280) -> go.Figure:
         )  # fmt: skip
     figure.update_yaxes(range=[-0.03, top + 0.06], tickvals=[0, 0.25, 0.5, 0.75, 1])
     return figure
+
+
+def _is_chance(frame: pl.DataFrame, name: str) -> bool:
+    """Whether a column is a choice's probability; one that was joined may begin like it."""
+    if not (name.startswith("p_") and frame[name].dtype.is_numeric()):
+        return False
+    return bool(frame[name].drop_nulls().is_between(0, 1).all())
+
+
+def _is_right(text: str, truth: Any) -> bool:
+    text = text.strip()
+    if isinstance(truth, bool):
+        return text.lower() == str(truth).lower()
+    if isinstance(truth, int | float | Decimal):
+        try:
+            return price_text(float(text)) == price_text(float(truth))
+        except ValueError:
+            return False
+    return text == str(truth)
 
 
 def cell_map_figure(frame: pl.DataFrame, *, height: int | None = None) -> go.Figure:
