@@ -1,3 +1,6 @@
+import datetime as dt
+
+import polars as pl
 import pytest
 
 import workbench as wb
@@ -170,6 +173,12 @@ def test_names_in_braces_are_expanded_and_unknown_ones_stay(text, expanded):
     assert expand(text, {"x": 7, "price": 2.51, "name": "a"}) == expanded
 
 
+def test_a_format_with_spaces_is_expanded_in_a_line_too():
+    names = {"price": 1.5, "day": dt.datetime(2026, 1, 5, 9, 30)}
+    line = "ask a Was it {price: .2f} at {day:%Y-%m-%d %H:%M}?"
+    assert parse_line(line, {"a"}, names).text == "Was it  1.50 at 2026-01-05 09:30?"
+
+
 def test_options_are_expanded_too():
     assert parse_line("open a --cells {n}", names={"n": 64}).cells == 64
 
@@ -180,7 +189,15 @@ def test_choices_may_be_a_list(labels):
     assert asked.choices == ("up", "down, or so")
     with pytest.raises(OptionsError, match="two or more different answers"):
         parse_line("ask a Up? --choices {labels}", {"a"}, {"labels": labels[:1]})
-    assert parse_line("ask a Up? --choices [a,b]", {"a"}).choices == ("[a", "b]")
+
+
+OTHERS = [{"up", "down"}, [1, 2, 3], {"up": 1}.keys(), [True, False], pl.Series(["up", "down"])]
+
+
+@pytest.mark.parametrize("labels", [*OTHERS, "[a,b]"])
+def test_choices_of_another_kind_are_refused_and_nothing_is_asked(labels):
+    with pytest.raises(OptionsError, match=r"--choices: expected answers such as .* list of texts"):
+        parse_line("ask a Up? --choices {labels}", {"a"}, {"labels": labels})
 
 
 @pytest.mark.parametrize(

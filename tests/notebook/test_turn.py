@@ -1,5 +1,6 @@
 import asyncio
 import threading
+import types
 
 import pytest
 
@@ -270,3 +271,9 @@ def test_await_is_written_where_it_may_stand(cell, awaited):
 
 async def _awaited(turn):
     return await turn
+
+
+def test_where_nothing_may_be_awaited_the_result_is_waited_for(monkeypatch):
+    shell = types.SimpleNamespace(autoawait=False)
+    monkeypatch.setattr("workbench.notebook.turn.get_ipython", lambda: shell)
+    assert add_await([f"x = {CALL}"]) == [f"x = {CALL}.result()"]

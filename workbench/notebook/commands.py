@@ -109,6 +109,10 @@ def one_of(*values: str) -> Read:
     return read
 
 
+# How variables that are no list of texts read: sets, other lists, views of a dict, a column.
+_OTHER = re.compile(r"[\[({]|dict_\w+\(|.*\n")
+
+
 def _listed(text: str) -> tuple[str, ...]:
     """Texts of a list, as ``--choices {labels}`` writes one; none if it is no list of texts."""
     try:
@@ -119,7 +123,14 @@ def _listed(text: str) -> tuple[str, ...]:
 
 
 def _choices(where: str, text: str) -> tuple[str, ...]:
-    choices = _listed(text) or tuple(choice.strip() for choice in text.split(","))
+    listed = _listed(text)
+    if not listed and _OTHER.match(text):
+        msg = (
+            f"{where}: expected answers such as up,down or a list of texts, got {text!r:.60}; "
+            "of a variable of another kind make one: labels = [str(label) for label in ...]"
+        )
+        raise OptionsError(msg)
+    choices = listed or tuple(choice.strip() for choice in text.split(","))
     if len(set(choices)) < 2 or len(set(choices)) != len(choices) or not all(choices):
         msg = f"{where}: expected two or more different answers, such as up,down, got {text!r}"
         raise OptionsError(msg)

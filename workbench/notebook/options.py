@@ -14,7 +14,7 @@ from workbench.moment import Moment
 from workbench.notebook.commands import CELL, CLASHES, COMMANDS, MODES, NEEDS, Command, Option
 
 _BRACES = re.compile(r"\{([A-Za-z_]\w*)(?:!([rs]))?(?::([^{}]*))?\}")
-_WORD = re.compile(r"\s*(\S+)")
+_WORD = re.compile(r"\s*((?:\{[^{}]*\}|\S)+)")  # a format in braces may have spaces
 _OPTION = re.compile(r"(--?[A-Za-z][\w-]*)(=)?")
 _VALUE = re.compile(r"""\s*("(?:[^"\\]|\\.)*"|'(?:[^'\\]|\\.)*'|[^\s"']\S*)(?=\s|$)""")
 _ESCAPES = {"n": "\n", "t": "\t"}

@@ -11,6 +11,7 @@ import time
 from collections.abc import Generator
 from typing import Any, Generic, Protocol, TypeVar
 
+from IPython import get_ipython
 from IPython.display import display
 
 from workbench.answer import Answer
@@ -169,7 +170,8 @@ def add_await(lines: list[str]) -> list[str]:
 
     It reads the syntax tree, so a magic inside a ``def`` (where ``await`` would be an error) and
     the same words inside a string are left alone. Code that another magic runs, such as
-    ``%%time`` or ``%%capture``, cannot await: there ``.result()`` is written behind.
+    ``%%time`` or ``%%capture``, cannot await, nor any after ``%autoawait off``: there
+    ``.result()`` is written behind.
     """
     source = "".join(lines)
     if "magic('stateful'" not in source:
@@ -180,7 +182,9 @@ def add_await(lines: list[str]) -> list[str]:
         return lines
     calls = _Calls()
     calls.visit(tree)
-    words = b".result()" if _inside_a_cell() else b"await "
+    shell = get_ipython()
+    may_await = (shell is None or shell.autoawait) and not _inside_a_cell()
+    words = b"await " if may_await else b".result()"
     out = io.StringIO(source, newline="\n").readlines()  # lines as the tree counts them
     for begin, end in sorted(calls.spots, reverse=True):
         row, column = end if words == b".result()" else begin
