@@ -4,6 +4,7 @@ import datetime as dt
 import itertools
 from zoneinfo import ZoneInfo
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -52,10 +53,27 @@ def test_a_date_and_a_time_of_day_are_one_time(clock):
     for kind in (lambda value: value, str):
         rows = [{"date": kind(day), "time": kind(clock), "v": 1} for day, clock in days]
         assert pauses(clock, "3600x", rows) == [0, 1, 1]
+    frame = pd.DataFrame(days, columns=["date", "time"])
+    frame["date"] = pd.to_datetime(frame["date"])  # midnights
+    for rows in (frame.to_dict("records"), frame.astype(str).to_dict("records")):
+        assert pauses(clock, "3600x", rows) == [0, 1, 1]
+    assert time_of({"time": "1712120100"}) == time_of({"time": np.int64(1712120100)})
+    assert time_of({"time": "1712120100"}).year == 2024 == time_of({"time": "20240403"}).year
     (named,) = pd.DataFrame({"time": [dt.datetime(2026, 1, 5)]}).itertuples(index=False)
     assert time_of(named) == dt.datetime(2026, 1, 5)
     assert time_of({"date": "2026-01-05"}) == dt.datetime(2026, 1, 5)
     assert time_of({"time": "2026-01-05 09:30"}) == dt.datetime(2026, 1, 5, 9, 30)
+
+
+def test_rows_out_of_order_take_no_longer_than_what_they_span(clock):
+    seconds = [0, 5, 1, 6, 2, 7, 3, 8, 4, 9]
+    assert pauses(clock, "1x", [{"ts": n} for n in seconds]) == [0, 5, 0, 1, 0, 1, 0, 1, 0, 1]
+
+
+def test_a_rate_may_be_numpys(clock):
+    for rate in (np.int64(10), np.float32(10)):
+        clock.now += 1
+        assert Pace(rate, None).seconds_to([{}]) == pytest.approx(0.1)
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import datetime as dt
 import re
 import time
 from collections.abc import Mapping, Sequence
+from numbers import Real
 from typing import Any
 
 from workbench.errors import RowError
@@ -29,14 +30,15 @@ class Pace:
             RowError: they are no such thing, or both are given.
         """
         if rate is not None and not (
-            isinstance(rate, (int, float)) and not isinstance(rate, bool) and rate > 0
+            isinstance(rate, Real) and not isinstance(rate, bool) and rate > 0
         ):
             msg = f"rate={rate!r}: expected rows per second above 0, or None for as fast as it goes"
             raise RowError(msg)
         if rate is not None and speed is not None:
             msg = f"rate={rate} and speed={speed!r}: expected one of them"
             raise RowError(msg)
-        self._rate, self._factor = rate, _factor(speed)
+        self._rate = None if rate is None else float(rate)
+        self._factor = _factor(speed)
         self._due = time.monotonic()
         self._before: dt.datetime | None = None
 
@@ -53,7 +55,8 @@ class Pace:
             pause = 0.0
             if self._before is not None:
                 pause = max(0.0, _passed(self._before, moment) / self._factor)
-            self._before = moment
+            # Rows out of order cost what lies between the latest ones, and only once.
+            self._before = moment if self._before is None else max(self._before, moment)
         else:
             return 0.0
         now = time.monotonic()
@@ -64,7 +67,8 @@ class Pace:
 def time_of(row: Any) -> dt.datetime:
     """The time of a row, in UTC where it says of which zone it is; a day begins at midnight.
 
-    A date in one column and a time of day in another are one time. Numbers are seconds since 1970.
+    A date in one column, or a midnight, and a time of day in another are one time. Numbers are
+    seconds since 1970, texts of nine digits and more too.
 
     Raises:
         RowError: it has none.
@@ -74,13 +78,16 @@ def time_of(row: Any) -> dt.datetime:
     for column, value in row.items() if isinstance(row, Mapping) else ():
         if is_time(column):
             moment = _read(row, value)
-            if isinstance(moment, dt.datetime):
-                return moment if moment.tzinfo is None else moment.astimezone(dt.UTC)
             found += [] if moment is None else [moment]
-    day = next((moment for moment in found if not isinstance(moment, dt.time)), None)
-    if day is not None:
-        clock = next((moment for moment in found if isinstance(moment, dt.time)), dt.time())
-        return dt.datetime.combine(day, clock)
+    clock = next((moment for moment in found if isinstance(moment, dt.time)), dt.time())
+    days = [moment for moment in found if not isinstance(moment, dt.time)]
+    if days:
+        day = next((moment for moment in days if isinstance(moment, dt.datetime)), days[0])
+        if not isinstance(day, dt.datetime):
+            day = dt.datetime.combine(day, clock)
+        elif day.time() == dt.time():  # as pandas has a day
+            day = dt.datetime.combine(day, clock, day.tzinfo)
+        return day if day.tzinfo is None else day.astimezone(dt.UTC)
     msg = (
         f"speed= replays by the rows' own time, and {row!r} has no column "
         f"{'/'.join(sorted(TIME_NAMES))} with one; use rate= (rows per second)"
@@ -92,6 +99,8 @@ def _read(row: Any, value: Any) -> _Moment | None:
     """What a value says of time, if anything."""
     if isinstance(value, dt.date | dt.time):  # a datetime is a date
         return value if value == value else None  # pandas' NaT is none
+    if isinstance(value, str) and re.fullmatch(r"\d{9,}(\.\d+)?", value):
+        value = float(value)
     if isinstance(value, (int, float)) and not isinstance(value, bool):
         try:
             return dt.datetime.fromtimestamp(value, dt.UTC)
