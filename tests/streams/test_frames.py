@@ -66,3 +66,11 @@ def test_a_column_of_texts_is_a_text_a_row():
 def test_anything_else_is_refused(data, message):
     with pytest.raises(RowError, match=message):
         to_rows(data)
+
+
+def test_values_of_named_tuples_and_dicts_are_plain_too():
+    frame = pd.DataFrame({"a": pd.array([1, None], dtype="Int64")})
+    rows = [{"a": 1}, {"a": None}]
+    assert to_rows(frame.itertuples(index=False)) == rows == to_rows(frame.to_dict("records"))
+    (row,) = to_rows({"a": np.float32(0.5), "b": pd.NaT})
+    assert row == {"a": 0.5, "b": None} and type(row["a"]) is float

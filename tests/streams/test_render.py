@@ -164,3 +164,12 @@ def test_other_text_is_not_parsed(text):
     for name in ("ohlcv", "rows"):
         with pytest.raises(RowError, match="pass text that render"):
             schema_for(name).parse(text)
+
+
+@pytest.mark.parametrize("bad", [np.array([1, 2]), 10**5000, pd.NA, Decimal("sNaN")], ids=type)
+def test_values_that_compare_or_print_badly_are_refused_as_others_are(bad):
+    with pytest.raises(RowError, match="row 1, column 'a': expected a"):
+        schema_for("rows").render([{"a": 1}, {"a": bad}])
+    limits = {"sensor": "s", "low": 1, "high": 2}
+    with pytest.raises(RowError, match="row 0, column 'value'"):
+        schema_for("iot").render([limits | {"value": bad}])

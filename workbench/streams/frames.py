@@ -23,16 +23,16 @@ def to_rows(data: Any) -> list[Row] | list[str]:
     data = as_dict(data)
     if isinstance(data, (str, bytes)):
         return [_text(data)]
-    if isinstance(data, Mapping):
-        return [dict(data)]
+    if isinstance(data, dict):
+        return [data]
     if is_frame(data):
         return list(frame_rows(data))
     if isinstance(data, Iterable):
         items = [as_dict(item) for item in data]
         if all(isinstance(item, (str, bytes)) for item in items):
             return [_text(item) for item in items]
-        if all(isinstance(item, Mapping) for item in items):
-            return [dict(item) for item in items]
+        if all(isinstance(item, dict) for item in items):
+            return items
         kinds = sorted({type(item).__name__ for item in items})
         rows = any(isinstance(item, (str, bytes, Mapping)) for item in items)
         do = "push them apart" if rows else "push a frame, or each row as {'column': value}"
@@ -73,9 +73,11 @@ def is_frame(data: Any) -> bool:
 
 
 def as_dict(data: Any) -> Any:
-    """A row that names its values otherwise, as a dict; anything else as it is."""
+    """A row as a dict of Python's own values, however it names them; anything else as it is."""
     if hasattr(data, "_asdict"):  # a named tuple
-        return data._asdict()
+        data = data._asdict()
+    if isinstance(data, Mapping):
+        return {name: _plain(value) for name, value in data.items()}
     if hasattr(data, "to_dict") and hasattr(data, "index") and hasattr(data, "array"):  # a Series
         names = list(data.index)
         if all(isinstance(name, str) for name in names) and len(set(names)) == len(names):
@@ -87,7 +89,10 @@ def _plain(value: Any) -> Any:
     """A value of pandas or numpy as one of Python; NaT and NA are None."""
     if type(value).__name__ in ("NaTType", "NAType"):
         return None
-    return value.item() if hasattr(value, "item") else value
+    try:
+        return value.item() if hasattr(value, "item") else value
+    except (TypeError, ValueError, RuntimeError):  # an array: whoever renders it says what is wrong
+        return value
 
 
 def _text(data: str | bytes) -> str:

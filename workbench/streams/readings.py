@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 from workbench.streams.schema import (
     Known,
     Row,
+    is_missing,
     name_word,
     number,
     unreadable,
@@ -51,7 +52,7 @@ class Sensors(Known):
         low, high = (price_text(number(index, side, named[side])) for side in ("low", "high"))
         value = named["value"]
         shown = "?"
-        if value is not None and value == value:  # NaN of whatever type is not itself
+        if not is_missing(value):
             shown = price_text(number(index, "value", value))
         mark = limit_mark(shown, low, high)
         return f"{mark} {name_word(index, 'sensor', sensor, 's3')} v{shown} lo{low} hi{high}"
@@ -172,7 +173,7 @@ class Events(Known):
 
 def _clock(index: int, value: Any) -> str:
     """A time as one word: times of day to the second, texts and numbers as they are."""
-    if value is None or value != value:  # NaN, and pandas' NaT, which is a datetime
+    if is_missing(value):  # NaT too, which is a datetime
         raise wrong(index, "time", "a time", value)
     if isinstance(value, dt.datetime | dt.time):
         return value.strftime("%H:%M:%S")

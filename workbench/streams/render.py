@@ -59,6 +59,7 @@ from workbench.streams.schema import (
     Known,
     Row,
     Schema,
+    is_missing,
     name_word,
     number,
     unreadable,
@@ -190,7 +191,7 @@ def schema_for(name: str | None) -> Schema:
 def _value_text(index: int, column: str, value: Any) -> str:
     if isinstance(value, str):
         return word_text(value)
-    if value != value and isinstance(value, dt.date):  # pandas' NaT
+    if isinstance(value, dt.date) and is_missing(value):  # pandas' NaT
         raise wrong(index, column, "a value", value)
     if isinstance(value, dt.date | dt.time):  # a datetime is a date
         return word_text(value.isoformat())

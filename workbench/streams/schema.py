@@ -129,6 +129,16 @@ def name_word(index: int, column: str, value: Any, example: str) -> str:
     return word_text(value)
 
 
+def is_missing(value: Any) -> bool:
+    """Whether it is None, NaN of whatever type (which is not itself) or pandas' NaT."""
+    if value is None:
+        return True
+    try:
+        return bool(value != value)
+    except (TypeError, ValueError, ArithmeticError):  # pandas' NA, an array, a signalling NaN
+        return False
+
+
 def number(index: int, column: str, value: Any) -> Any:
     """``value`` if it is a finite number; numpy's scalars register as such, its bool does not."""
     if isinstance(value, bool) or not isinstance(value, Real | Decimal):
@@ -146,7 +156,10 @@ def number(index: int, column: str, value: Any) -> Any:
 
 def wrong(index: int, column: str, expected: str, value: Any) -> RowError:
     """The error of a value that does not fit its column."""
-    shown = f"{value!r:.60}"
+    try:
+        shown = f"{value!r:.60}"
+    except ValueError:  # a whole number of more digits than Python prints
+        shown = "one too long to print"
     kind = "" if shown in {"None", "nan", "NaT", "inf", "-inf"} else f" ({type(value).__name__})"
     do = "fill or drop this row"
     if isinstance(value, str) and "number" in expected and read_number(value) != value:
