@@ -24,7 +24,7 @@ from workbench.errors import EngineClosed, QuestionError, SessionClosed, Workben
 from workbench.flash.query import FlashQuery
 from workbench.moment import Moment, moment
 from workbench.scheduler.scheduler import Kind
-from workbench.waiting import check_may_wait
+from workbench.waiting import check_may_wait, seconds
 
 if TYPE_CHECKING:
     from workbench.front import Engine
@@ -89,6 +89,7 @@ class Askable:
             QuestionError, CellsExhausted: it cannot be asked like this. SessionClosed,
             SessionFaulted, EngineClosed: nor of this session. TimeoutError: see ``timeout``.
         """
+        timeout = seconds(timeout)
         answer = self.ask_start(
             question, choices=choices, max_tokens=max_tokens, stop=stop, temperature=temperature,
             top_p=top_p, seed=seed, at=at, fresh=fresh,
@@ -97,7 +98,7 @@ class Askable:
 
     async def ask_async(self, question: str, **options: Any) -> Answer:
         """`ask` for a coroutine; cancelling the coroutine cancels the question."""
-        timeout = options.pop("timeout", None)
+        timeout = seconds(options.pop("timeout", None))
         answer = self.ask_start(question, **options)
         return await result_of_async(answer, timeout)
 
@@ -252,6 +253,7 @@ class Askable:
             CellsExhausted: the context does not fit into the cells kept for questions. Else as
             `ask`.
         """
+        timeout = seconds(timeout)
         answer = self.ask_stateless_start(question, choices=choices, max_tokens=max_tokens,
                                           stop=stop)  # fmt: skip
         return result_of(answer, timeout)

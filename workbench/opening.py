@@ -124,7 +124,7 @@ def restored(
 
 def check_wait(wait: Any) -> None:
     """Raise `WorkbenchError` for what ``wait=`` cannot be."""
-    if not isinstance(wait, (bool, int, float)) or wait < 0:
+    if not isinstance(wait, (bool, int, float)) or not wait >= 0:  # NaN is not either
         msg = f"wait={wait!r}: expected True, False or a number of seconds"
         raise WorkbenchError(msg)
 

@@ -18,6 +18,7 @@ from workbench.engine.sampler import Sampling
 from workbench.engine.work import Question
 from workbench.errors import QuestionError
 from workbench.scheduler.scheduler import Kind
+from workbench.waiting import seconds
 
 
 class StatelessEngine(StepEngine):
@@ -47,6 +48,7 @@ class StatelessEngine(StepEngine):
         Raises:
             QuestionError, CellsExhausted: it cannot be asked like this. EngineClosed. TimeoutError.
         """
+        timeout = seconds(timeout)
         answer = self.generate_start(
             prompt, choices=choices, max_tokens=max_tokens, stop=stop, temperature=temperature,
             top_p=top_p, seed=seed,
@@ -55,7 +57,7 @@ class StatelessEngine(StepEngine):
 
     async def generate_async(self, prompt: str, **options: Any) -> Answer:
         """`generate` for a coroutine; cancelling the coroutine cancels the request."""
-        timeout = options.pop("timeout", None)
+        timeout = seconds(options.pop("timeout", None))
         answer = self.generate_start(prompt, **options)
         return await result_of_async(answer, timeout)
 

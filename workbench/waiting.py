@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import threading
 import time
 from collections.abc import Callable, Generator
 from concurrent.futures import ThreadPoolExecutor, wait
+from numbers import Real
 from typing import Any, TypeVar
 
 from workbench.errors import WorkbenchError, warn
@@ -58,6 +60,20 @@ def aside(function: Callable[[], T], watch: Callable[[float], None] | None = Non
         raise
     pool.shutdown()  # the thread has ended before the result is used
     return future.result()
+
+
+def seconds(timeout: float | None) -> float | None:
+    """A timeout as threads take it: None where it is longer than any of them waits.
+
+    Raises:
+        WorkbenchError: it is no number of seconds.
+    """
+    if timeout is None:
+        return None
+    if isinstance(timeout, bool) or not isinstance(timeout, Real) or math.isnan(timeout):
+        msg = f"timeout={timeout!r}: expected seconds, or None for as long as it takes"
+        raise WorkbenchError(msg)
+    return None if timeout >= threading.TIMEOUT_MAX else float(timeout)
 
 
 # An event takes a kilobyte, and ten thousand answers of a flash query are kept: what has ended
@@ -122,7 +138,7 @@ class Completion:
         """
         if not self.done:
             check_may_wait()
-        if not self._finished.wait(timeout):
+        if not self._finished.wait(seconds(timeout)):
             msg = f"not done after {timeout} s; it goes on, wait again"
             if hasattr(self, "cancel"):
                 msg += " or cancel it"

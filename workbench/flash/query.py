@@ -11,7 +11,7 @@ from workbench.answer import Answer
 from workbench.engine.sampler import Sampling
 from workbench.engine.work import Ingest
 from workbench.errors import QuestionError, SessionClosed
-from workbench.waiting import check_may_wait
+from workbench.waiting import check_may_wait, seconds
 
 if TYPE_CHECKING:
     import polars as pl
@@ -169,7 +169,7 @@ class FlashQuery:
         if not ready():
             check_may_wait()
         with self._changed:
-            if not self._changed.wait_for(ready, timeout):
+            if not self._changed.wait_for(ready, seconds(timeout)):
                 msg = f"flash query {self.name!r} has no answer after {timeout} s; it goes on"
                 raise TimeoutError(msg)
         if self.answer is not None and self.version >= target:
