@@ -2,9 +2,12 @@
 
 import asyncio
 import datetime as dt
+import gc
 import math
 import threading
+import time
 import traceback
+import weakref
 from pathlib import Path
 
 import pandas as pd
@@ -15,6 +18,7 @@ import workbench as wb
 from workbench.errors import (
     Cancelled,
     CellsExhausted,
+    EngineClosed,
     QuestionError,
     QueueFull,
     RowError,
@@ -492,6 +496,31 @@ def test_rows_are_taken_back_and_questions_go_on_without_them(make_engine):
         last.wait(0)
 
 
+def test_rows_that_were_taken_back_fix_no_columns(make_engine):
+    engine = make_engine(start=False)
+    session = engine.open("s", cells=200)
+    first, later = session.push({"wrong": 1}), session.push({"wrong": 2})
+    assert first.cancel() and session.schema.columns == ("wrong",)
+    assert later.cancel() and session.schema.columns is None
+    kept = session.push({"right": 1})
+    run_until_idle(engine)
+    assert kept.version == 1
+    assert session.push({"right": 2}).cancel() and session.schema.columns == ("right",)
+
+
+def test_a_push_that_is_interrupted_fixes_no_columns(make_engine, monkeypatch):
+    session = make_engine(start=False).open("s", cells=200)
+
+    def interrupted(tick):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(session.ingest.ticks, "put", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            session.push({"oops": 1})
+    assert session.schema.columns is None and session.push({"right": 1}).rows == 1
+
+
 def test_nobody_waits_in_the_engines_own_thread(engine):
     session = engine.open("s", cells=400, max_pending=1)
     query = session.flash("up?", choices=["up", "down"])
@@ -541,3 +570,56 @@ def test_who_gives_up_waiting_is_told_what_became_of_the_question(make_engine):
     with pytest.raises(TimeoutError, match=said):
         asyncio.run(session.ask_async("what?", timeout=0.01))
     assert not session.ingest.questions
+
+
+@pytest.mark.parametrize("timeout", ["3", math.nan, True])
+def test_a_timeout_that_is_none_is_refused_before_anything_is_asked(make_engine, timeout):
+    session = make_engine(start=False).open("s", cells=100)
+    for ask in (session.ask, session.ask_stateless):
+        with pytest.raises(WorkbenchError, match="expected seconds, or None"):
+            ask("what?", timeout=timeout)
+    assert not session.ingest.questions
+
+
+def test_a_timeout_may_be_endless(engine):
+    session = engine.open("s", cells=100)
+    assert session.push("row").wait(math.inf) == 1
+    assert session.ask("what?", max_tokens=1, timeout=math.inf).finish_reason == "length"
+    assert session.flash("what?", max_tokens=1).wait(math.inf).version == 1
+
+
+def test_a_stream_whose_last_rows_were_dropped_is_done(make_engine):
+    engine = make_engine(start=False)
+    session = engine.open("s", cells=200, max_pending=2, on_full="drop_oldest")
+    feed = session.stream([str(n) for n in range(5)], progress=False)
+    while feed.rows_sent < 5:
+        time.sleep(0.001)
+    session.push(["6", "7"])
+    assert feed.wait(60) == 5 and feed.error is None and session.dropped_rows == 5
+
+
+@pytest.mark.parametrize("whose", ["session", "engine"])
+def test_a_quiet_source_keeps_nothing_waiting_after_a_close(make_engine, monkeypatch, whose):
+    monkeypatch.setattr("workbench.streams.feed.QUIET_S", 0.01)
+    engine = make_engine()
+    session = engine.open("s", cells=100)
+    go_on, taken = threading.Event(), threading.Event()
+
+    def source():
+        yield "row"
+        taken.set()
+        go_on.wait(60)
+
+    feed = session.stream(source(), progress=False)
+    assert taken.wait(60)
+    feed._last.join(60)
+    session.close() if whose == "session" else engine.close()
+    with pytest.raises(SessionClosed if whose == "session" else EngineClosed, match="closed"):
+        feed.wait(60)
+    kept = weakref.ref(session)
+    del session
+    engine.close()
+    gc.collect()
+    assert kept() is None
+    go_on.set()
+    feed._thread.join(60)

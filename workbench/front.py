@@ -25,6 +25,7 @@ from workbench.engine.tokens import Tokens
 from workbench.engine.work import Ingest, Overflow
 from workbench.errors import (
     CellsExhausted,
+    EngineClosed,
     SessionNotFound,
     WorkbenchError,
 )
@@ -440,7 +441,10 @@ class Engine(StatelessEngine):
         """Close every session and stop the engine thread."""
         super().close(reason)
         self.board.close()
+        for session in self._sessions.values():
+            session.end_feeds(EngineClosed(reason))
         self._sessions.clear()
+        self._push_locks.clear()
 
     def __enter__(self) -> Engine:
         return self

@@ -18,7 +18,6 @@ from workbench.errors import (
     EngineClosed,
     RowError,
     TickDropped,
-    WorkbenchError,
 )
 from workbench.events import Pushed, RowsDropped, SessionClosed
 from workbench.moment import Moment, moment
@@ -44,7 +43,7 @@ class Session(Askable):
         super().__init__(engine, ingest)
         self.prompt = prompt
         self.schema = schema
-        ingest.ticks.after_take_back = self._release
+        ingest.ticks.after_take_back = self._taken_back
         self._feeds: weakref.WeakSet[Feed] = weakref.WeakSet()
 
     # What it holds.
@@ -205,6 +204,11 @@ class Session(Askable):
         """Its streams that are still running."""
         return [feed for feed in list(self._feeds) if not feed.done]
 
+    def end_feeds(self, reason: BaseException) -> None:
+        """Stop its streams: there is nothing left to send to."""
+        for feed in self.feeds:
+            feed.stop(reason)
+
     def flush(self, timeout: float | None = None) -> int:
         """Block until everything queued so far is visible; returns the version."""
         while (last := self.ingest.ticks.last(from_stream=True)) is not None:
@@ -227,7 +231,7 @@ class Session(Askable):
             columns = self.schema.columns
             try:
                 tick, dropped = self._queue(rows, from_stream)
-            except WorkbenchError:
+            except BaseException:  # whoever waits for room may be interrupted
                 self.schema.columns = columns  # rows that were not taken fix no columns
                 raise
             pending = self.pending_rows
@@ -246,8 +250,15 @@ class Session(Askable):
         )
         return tick
 
-    def _release(self) -> None:
-        """Questions that waited for rows which have been taken back go on without them."""
+    def _taken_back(self) -> None:
+        """Rows that have been taken back fix no columns; questions that waited for them go on."""
+        lock = self.engine.push_lock(self.ingest)
+        if lock.acquire(blocking=False):  # else a push is on its way, which has seen the columns
+            try:
+                if self.rows == 0 and not self.ingest.ticks.waiting():
+                    self.schema.columns = None
+            finally:
+                lock.release()
         with contextlib.suppress(EngineClosed):
             self.engine.post(lambda: self.engine.questions.release(self.ingest))
 
@@ -386,6 +397,7 @@ class Session(Askable):
             return
         finally:
             self.engine.forget(self)
+            self.end_feeds(errors.SessionClosed(f"session {self.name!r} is closed"))
         self.engine.events.emit(SessionClosed(session=self.name))
 
     def __enter__(self) -> Session:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import contextvars
 import operator
 import os
@@ -9,7 +10,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
-from workbench.errors import CellsExhausted, RowError
+from workbench.errors import Cancelled, CellsExhausted, RowError, TickDropped
 from workbench.streams.frames import frame_rows, is_frame
 from workbench.streams.pace import Pace
 from workbench.waiting import Completion
@@ -58,6 +59,7 @@ class Feed(Completion):
         self._source = source
         self._send = send
         self._halt = threading.Event()
+        self._reason: BaseException | None = None
         self._last: Completion | None = None
         self._ends = threading.Lock()
         self._ended = self._taking = False
@@ -69,16 +71,21 @@ class Feed(Completion):
         )
         self._thread.start()
 
-    def stop(self) -> None:
+    def stop(self, reason: BaseException | None = None) -> None:
         """Send nothing more; what was queued is still ingested, the rest of a tick is `unsent`.
 
         A source that gives nothing is not waited for: what it gives later is `unsent` too.
+
+        Args:
+            reason: the error it ends with, where it is not stopped by choice.
         """
         with self._ends:
+            self._reason = self._reason or reason
             self._halt.set()
             quiet = self._taking
         if quiet:
-            threading.Thread(target=self._end_without_source, daemon=True).start()
+            with contextlib.suppress(RuntimeError):  # the process ends, which starts no threads
+                threading.Thread(target=self._end_without_source, daemon=True).start()
 
     def join(self, timeout: float | None = None) -> None:
         """As `Completion.join`."""
@@ -128,9 +135,12 @@ class Feed(Completion):
             if self._ended:
                 return
             self._ended = True
+            error = error or self._reason
+        self._send = _send_nothing  # a source that goes on giving nothing keeps no engine alive
         try:
             if self._last is not None:
-                self._last.join()  # what was queued is visible before it ends, well or not
+                with contextlib.suppress(TickDropped, Cancelled):  # which the session counts
+                    self._last.join()  # what was queued is visible before it ends, well or not
         except BaseException as caught:
             error = error or caught
         try:
@@ -189,7 +199,7 @@ class Feed(Completion):
         rows = self.unsent[: len(self.unsent) - keep]
         try:
             self._sent(self._send(rows), len(rows))
-        except (RowError, CellsExhausted):
+        except (RowError, CellsExhausted, TypeError, ValueError, ArithmeticError):
             if len(rows) == 1:
                 raise
             for row in rows:
@@ -208,6 +218,10 @@ class Feed(Completion):
             state = f"failed: {self.error}" if self.error else "done"
         total = "?" if self.rows_total is None else f"{self.rows_total:,}"
         return f"Feed({self.rows_sent:,} of {total} rows, {state})"
+
+
+def _send_nothing(rows: list[Any]) -> Completion:
+    raise AssertionError(f"{len(rows)} rows after the end")
 
 
 def _check_source(source: Any) -> None:
